@@ -1,0 +1,51 @@
+# `make help` lists the targets. Each one sets up what it needs.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+# The book's stored outputs and the tests use the embedded data, so that they are the same everywhere.
+BOOK_DATA ?= shapes10
+
+.DEFAULT_GOAL := help
+.PHONY: help book compare test lab notebooks clean
+
+help:  ## Show this list
+	@echo "Fifty-Six Layers: plain-56 against ResNet-56"
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@echo "Variables: STEPS= EPOCHS= DEPTH= SEED= DATA= DEVICE= (compare), PYTHON=, TORCH_INDEX= (see README)"
+
+book: $(READY)  ## Build the book: _build/html/index.html
+	$(BIN)/jupyter-book build . -W -n --keep-going -q
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+compare: $(READY)  ## Train plain-56 and ResNet-56 side by side on this machine
+	$(BIN)/python -m resnet56 compare $(if $(STEPS),--steps $(STEPS)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+	    $(if $(DEPTH),--depth $(DEPTH)) $(if $(SEED),--seed $(SEED)) $(if $(DATA),--data $(DATA)) \
+	    $(if $(DEVICE),--device $(DEVICE))
+
+test: export RESNET56_DATA = $(BOOK_DATA)
+test: $(READY)  ## Run the unit tests, then re-execute every notebook and compare its outputs
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 book
+
+lab: $(READY)  ## Open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=book
+
+notebooks: export RESNET56_DATA = $(BOOK_DATA)
+notebooks: $(READY)  ## Execute the notebooks in place, so that their stored outputs are fresh
+	$(BIN)/python -m jupyter nbconvert --execute --inplace book/*.ipynb
+
+clean:  ## Remove what was built; data sets, checkpoints, records and .venv stay
+	rm -rf _build .pytest_cache *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# The environment. TORCH_INDEX names another package index to take torch and torchvision from.
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(BIN)/pip install --index-url $(TORCH_INDEX) $(shell grep -E '^torch(vision)?==' requirements.txt))
+	$(BIN)/pip install -r requirements.txt
+	$(BIN)/pip install --no-deps -e .
+	@touch $@

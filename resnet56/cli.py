@@ -1,0 +1,242 @@
+"""The command line: ``python -m resnet56`` or ``resnet56``; ``--help`` on each command."""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from . import data as data_module
+from .compare import compare, default_recipe
+from .data import DataSet, available_data, import_images, load_data
+from .errors import InputError
+from .files import check_writable, data_dir, new_folder
+from .model import build_model
+from .runs import Run, describe_run, hardware, save_run
+from .train import (
+    DEVICES,
+    PAPER,
+    PRECISIONS,
+    Checkpoint,
+    Interrupted,
+    NonFiniteLoss,
+    Recipe,
+    Trainer,
+    evaluate,
+    fast_precision,
+    fit,
+    load_checkpoint,
+    load_model,
+    pick_device,
+    resume,
+    split_train,
+)
+
+RECIPE_FLAGS = ("epochs", "iterations", "batch_size", "lr", "warmup", "seed", "precision")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0, 1 (failed), 2 (bad input), 130 or 143 (interrupted)."""
+    options = build_parser().parse_args(arguments)
+    try:
+        options.run(options)
+        return 0
+    except InputError as error:
+        print(f"resnet56: error: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteLoss as error:
+        print(f"resnet56: stopped: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as interruption:
+        print(f"resnet56: {interruption}", file=sys.stderr)
+        return 128 + interruption.signum
+    except KeyboardInterrupt:
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the commands and their flags."""
+    parser = argparse.ArgumentParser(
+        prog="resnet56", description="Plain and residual networks for CIFAR-10 (He et al. 2015), trained and measured."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run, summary: str, within=commands) -> argparse.ArgumentParser:
+        sub = within.add_parser(name, help=summary, description=summary, argument_default=argparse.SUPPRESS)
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("train", run_train, "Train one network; by default with the paper's recipe.")
+    sub.add_argument("--arch", help="plainN or resnetN, N = 6n+2 (default: resnet56)")
+    sub.add_argument("--shortcut", help="shortcut option A or B (default: A, the paper's for CIFAR-10)")
+    sub.add_argument("--epochs", type=float, help="length of the run in epochs (default: 64,000 iterations)")
+    sub.add_argument("--iterations", type=int, help="length of the run in steps, instead of --epochs")
+    _add_recipe_flags(sub)
+    sub.add_argument("--warmup", type=int, help="first steps at a tenth of the rate (default: 0; the paper: 400 for depth 110)")
+    sub.add_argument("--validation", type=int, help="training images held out for validation (default: 5000; 0 for none)")
+    _add_data_flag(sub)
+    _add_device_flag(sub)
+    sub.add_argument("--out", type=Path, help="folder for checkpoints/ and runs/ (default: the project's data/)")
+    sub.add_argument("--resume", type=Path, metavar="PATH", help="go on with the run saved in this checkpoint")
+
+    sub = command("evaluate", run_evaluate, "Measure a checkpoint on the test images of the data set it was trained on.")
+    sub.add_argument("checkpoint", type=Path, metavar="PATH", help="a checkpoint made by train")
+    _add_device_flag(sub)
+
+    sub = command("compare", run_compare, "Train plain-56 and ResNet-56 side by side; write a record and a figure.")
+    sub.add_argument("--depth", type=int, help="another depth 6n+2 (default: 56)")
+    sub.add_argument("--steps", dest="iterations", type=int, help="steps for each net (default: a few minutes' worth)")
+    sub.add_argument("--epochs", type=float, help="epochs for each net, instead of --steps")
+    _add_recipe_flags(sub)
+    _add_data_flag(sub)
+    _add_device_flag(sub)
+    sub.add_argument("--out", type=Path, help="folder for the record (default: the project's data/runs/)")
+
+    data = commands.add_parser("data", help="List data sets, or import a copy of CIFAR-10.", description="Data sets.")
+    data_commands = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    command("list", run_data_list, "List the data sets that can be used without a download.", data_commands)
+    sub = command("import", run_data_import, "Import a copy of CIFAR-10 kept as image files.", data_commands)
+    sub.add_argument("path", type=Path, metavar="PATH",
+                     help="folder with train/<class>/*.png|jpg and test/..., or a .tar, .tar.gz or .tar.xz of one")
+    return parser
+
+
+def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch-size", type=int, help="images a step (default: 128)")
+    parser.add_argument("--lr", type=float, help="initial learning rate (default: 0.1)")
+    parser.add_argument("--seed", type=int, help="of initial weights, data order and augmentation (default: 0)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="default: bf16 where the device has it, else fp32")
+
+
+def _add_data_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", help=f"{', '.join(data_module.NAMES)} (default: RESNET56_DATA, or auto)")
+
+
+def _add_device_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help=f"{', '.join(DEVICES)} (default: auto)")
+
+
+# --- Commands -----------------------------------------------------------------------------------------
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """Train one network, with checkpoints, and record it."""
+    given = vars(options)
+    device = pick_device(given.get("device", "auto"))
+    settings = {"arch": "resnet56", "shortcut": "A", "validation": 5000, "data": None}
+    recipe = dataclasses.replace(PAPER, precision=fast_precision(device))
+    if "resume" in given:
+        saved = load_checkpoint(options.resume)
+        settings = {key: saved[key] for key in settings}
+        recipe = Recipe(**saved["recipe"])
+    settings |= {key: given[key] for key in settings if key in given}
+    recipe = _replace(recipe, given)
+
+    torch.manual_seed(recipe.seed)
+    model = build_model(settings["arch"], settings["shortcut"])
+    out = given.get("out", data_dir())
+    for folder in (out / "checkpoints", out / "runs"):
+        check_writable(folder)
+    data = load_data(settings["data"])
+    train, validation = split_train(data, settings["validation"])
+    trainer = Trainer(model, train, recipe, device)
+
+    shortcut = "-B" if settings["shortcut"] == "B" else ""
+    name = f"{settings['arch']}{shortcut}-{data.name}-{trainer.total_steps}-steps-seed-{recipe.seed}"
+    checkpoint = Checkpoint(
+        path=given.get("resume", out / "checkpoints" / f"{name}.pt"),
+        **settings | {"data": data.name, "fingerprint": data.fingerprint},
+    )
+    if "resume" in given:
+        resume(trainer, checkpoint)
+        print(f"Going on at step {trainer.step:,} of {trainer.total_steps:,}.")
+    elif checkpoint.path.exists():
+        raise InputError(f"{checkpoint.path} is there already; go on with --resume {checkpoint.path}, or delete it")
+
+    print(f"{settings['arch']} on {data.title}: {trainer.total_steps:,} steps of {recipe.batch_size} images, "
+          f"seed {recipe.seed}, {recipe.precision} on {hardware(device)['name']}")
+    try:
+        history = fit(trainer, validation=validation, checkpoint=checkpoint)
+    except Interrupted:
+        print(f"Saved at step {trainer.step:,}. Go on with: resnet56 train --resume {checkpoint.path}", file=sys.stderr)
+        raise
+    test = evaluate(trainer.model, data.test, trainer.batches.mean, recipe.precision)
+    about = describe_run(trainer, arch=settings["arch"], shortcut=settings["shortcut"], data=data,
+                         validation=settings["validation"], test=test)
+    with new_folder(out / "runs" / name) as folder:
+        save_run(folder, Run(about, history))
+    print(f"Test error {test.error:.2f} % on {data.title}, after {trainer.seconds:,.0f} s of training.")
+    print(f"Record: {out / 'runs' / name}\nCheckpoint: {checkpoint.path}")
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    """Measure a checkpoint."""
+    device = pick_device(vars(options).get("device", "auto"))
+    saved = load_checkpoint(options.checkpoint)
+    data = load_data(saved["data"])
+    if data.fingerprint != saved["fingerprint"]:
+        raise InputError(f"{options.checkpoint} was trained on another version of {data.title}; use that one")
+    model = load_model(saved).to(device)
+    score = evaluate(model, data.test, saved["mean"], saved["recipe"]["precision"])
+    print(f"{saved['arch']} after {saved['trainer']['step']:,} steps on {data.title}: "
+          f"test loss {score.loss:.4f}, test error {score.error:.2f} %, test accuracy {score.accuracy:.2f} %")
+
+
+def run_compare(options: argparse.Namespace) -> None:
+    """Train a plain and a residual network side by side, and record both."""
+    from .plots import plot_comparison  # imported here: the other commands draw nothing
+
+    given = vars(options)
+    device = pick_device(given.get("device", "auto"))
+    recipe = _replace(default_recipe(device), given)
+    depth = given.get("depth", 56)
+    build_model(f"resnet{depth}")  # a wrong depth fails here, before anything else
+    out = given.get("out", data_dir() / "runs")
+    check_writable(out)
+    data = load_data(given.get("data"))
+    name = f"compare-{depth}-{data.name}-{recipe.total_steps(len(data.train))}-steps-seed-{recipe.seed}"
+
+    result = compare(data, recipe, depth=depth, device=device)
+    with new_folder(out / name) as folder:
+        for run in (result.plain, result.residual):
+            save_run(folder / run.arch, run)
+        plot_comparison([result.plain, result.residual]).savefig(folder / "figure.png")
+    print(f"\n{result.plain.label()}\n")
+    print(_format_table(result.table()))
+    print(f"\nRecord: {out / name}\nFigure: {out / name / 'figure.png'}")
+
+
+def run_data_list(options: argparse.Namespace) -> None:
+    """List the data sets at hand."""
+    for name in available_data():
+        print(name)
+
+
+def run_data_import(options: argparse.Namespace) -> None:
+    """Import a copy of CIFAR-10."""
+    data = import_images(options.path)
+    print(f"{data.title}: {len(data.train):,} training and {len(data.test):,} test images, sha256 {data.fingerprint}")
+    print(f"Use it with --data {data.name} or RESNET56_DATA={data.name}.")
+
+
+def _replace(recipe: Recipe, given: dict) -> Recipe:
+    """Return the recipe with the flags that were given."""
+    changes = {flag: given[flag] for flag in RECIPE_FLAGS if flag in given}
+    if "epochs" in changes and "iterations" not in changes:
+        changes["iterations"] = None
+    elif "iterations" in changes and "epochs" not in changes:
+        changes["epochs"] = None
+    return dataclasses.replace(recipe, **changes)
+
+
+def _format_table(table: pd.DataFrame) -> str:
+    shown = pd.DataFrame(
+        {
+            "train loss": table["train loss"].map("{:.3f}".format),
+            "test accuracy": table["test accuracy"].map("{:.1f} %".format),
+            "seconds": table["seconds"].map("{:,.0f}".format),
+        }
+    )
+    return shown.to_string()

@@ -1,0 +1,116 @@
+"""The experiment of the book: a plain and a residual network of the same depth, side by side."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+from .data import DataSet, pixel_mean
+from .hooks import GradientRecorder
+from .model import build_model
+from .runs import Run, describe_run
+from .train import Interrupted, Recipe, Trainer, catch_signals, evaluate, fast_precision, pick_device, progress_bar
+
+#: Steps of a comparison where none are asked for, some five minutes on two laptop cores, more on a GPU.
+DEFAULT_STEPS = {"cpu": 300, "mps": 1000, "cuda": 4000}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A plain and a residual network trained alike.
+
+    Attributes:
+        plain: the run of the plain network.
+        residual: the run of the residual network.
+    """
+
+    plain: Run
+    residual: Run
+
+    def table(self) -> pd.DataFrame:
+        """Return a row per network: training loss (nats), training error, test error, test accuracy (%), seconds.
+
+        The training figures are those of the last row of the history: means over the augmented batches of
+        the last few steps.
+        """
+        rows = []
+        for run in (self.plain, self.residual):
+            final = run.about["final"]
+            rows.append(
+                {
+                    "network": run.arch,
+                    "train loss": final["train_loss"],
+                    "train error": final["train_error"],
+                    "test error": final["test_error"],
+                    "test accuracy": 100 - final["test_error"],
+                    "seconds": run.about["seconds"],
+                }
+            )
+        return pd.DataFrame(rows).set_index("network")
+
+
+def default_recipe(device: str | torch.device = "auto") -> Recipe:
+    """Return the paper's recipe, shortened to what ``device`` does in a few minutes, in its fastest precision."""
+    device = pick_device(device) if isinstance(device, str) else device
+    return Recipe(iterations=DEFAULT_STEPS[device.type], precision=fast_precision(device))
+
+
+def compare(
+    data: DataSet,
+    recipe: Recipe,
+    *,
+    depth: int = 56,
+    device: str | torch.device = "auto",
+    record_every: int = 10,
+    progress: bool = True,
+) -> Comparison:
+    """Train a plain and a residual network with the same seed, data order and recipe, in turn, step by step.
+
+    Both start from the very same weights, see the very same augmented images, and are evaluated once on the
+    test images, at the end. They train on all training images: nothing is chosen, so nothing is held out.
+
+    Args:
+        data: the data set.
+        recipe: for both.
+        depth: 6n+2.
+        device: where to train.
+        record_every: gradients are recorded each so many steps.
+        progress: show two progress bars.
+
+    Returns:
+        Both runs, with their histories and gradient norms.
+
+    Raises:
+        InputError: if the depth or the device cannot be had.
+        Interrupted: on SIGINT or SIGTERM.
+    """
+    trainers, recorders = {}, {}
+    for arch in (f"plain{depth}", f"resnet{depth}"):
+        torch.manual_seed(recipe.seed)
+        trainers[arch] = Trainer(build_model(arch), data.train, recipe, device)
+        recorders[arch] = GradientRecorder(trainers[arch].model, record_every)
+
+    width = max(map(len, trainers))
+    bars = {
+        arch: progress_bar(trainer, progress, position, f"{arch:>{width}}")
+        for position, (arch, trainer) in enumerate(trainers.items())
+    }
+    with ExitStack() as stack:
+        for context in (*recorders.values(), *bars.values()):
+            stack.enter_context(context)
+        caught = stack.enter_context(catch_signals())
+        for _ in range(next(iter(trainers.values())).total_steps):
+            for arch, trainer in trainers.items():
+                trainer.take_step()
+                bars[arch].advance()
+            if caught:
+                raise Interrupted(caught[0])
+
+    mean = pixel_mean(data.train)
+    runs = []
+    for arch, trainer in trainers.items():
+        test = evaluate(trainer.model, data.test, mean, recipe.precision)
+        about = describe_run(trainer, arch=arch, shortcut="A", data=data, validation=0, test=test)
+        runs.append(Run(about, pd.DataFrame(trainer.history), recorders[arch].table()))
+    return Comparison(*runs)

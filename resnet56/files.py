@@ -1,0 +1,91 @@
+"""Where files live, and how they are written: whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from .errors import InputError
+
+
+def data_dir() -> Path:
+    """Return the folder for data sets and recorded runs.
+
+    In a checkout of the project it is the checkout's ``data/``, whatever the working directory; elsewhere
+    it is ``data/`` in the working directory.
+    """
+    checkout = Path(__file__).resolve().parent.parent
+    return (checkout if (checkout / "pyproject.toml").exists() else Path.cwd()) / "data"
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn an operating-system error while writing ``path`` into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; choose a folder you can write to") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Create ``folder`` if need be and try to write in it, so that long work fails before it starts.
+
+    Raises:
+        InputError: if that does not work.
+    """
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file whole or not at all: to a temporary file beside it, synced, then renamed over it.
+
+    Args:
+        path: the file; its folder is created if need be.
+        write: called with the open temporary file, a binary one.
+
+    Raises:
+        InputError: if it cannot be written; what was there before is left as it was.
+    """
+    path = Path(path)
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Write a folder whole or not at all: yields an empty one that takes the name ``path`` on success.
+
+    A folder that is there already is replaced, once the new one is complete.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    path = Path(path)
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            content, old = temporary / "new", temporary / "old"
+            content.mkdir()
+            yield content
+            if path.exists():
+                path.rename(old)
+            content.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,192 @@
+"""The networks of He et al. (2015), section 4.2: ResNets for CIFAR-10 and their plain counterparts.
+
+A network of depth 6n+2 is one 3x3 convolution, three stages of n basic blocks (two 3x3 convolutions
+each) with 16, 32 and 64 channels on 32x32, 16x16 and 8x8 maps, global average pooling and one linear
+layer. A plain network is the same network without the shortcuts: same parameters, same names, same
+initialisation.
+
+Parameter names follow torchvision's ResNet (``conv1``, ``bn1``, ``layer1.0.conv1``, ..., ``fc``).
+"""
+
+import re
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import InputError
+
+NUM_CLASSES = 10
+STAGES = ("layer1", "layer2", "layer3")
+
+
+class OptionA(nn.Module):
+    """Shortcut option A where the shape changes: subsample the map, pad the new channels with zeros.
+
+    It has no parameters (He et al. 2015, sections 3.3 and 4.2). The zeros are split evenly between
+    both ends of the channel axis.
+
+    Args:
+        extra_channels: how many channels to add, an even number.
+    """
+
+    def __init__(self, extra_channels: int):
+        super().__init__()
+        self.extra_channels = extra_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C, H, W)`` to ``(N, C + extra_channels, H/2, W/2)``."""
+        half = self.extra_channels // 2
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, half))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions, each followed by batch normalisation; with or without a shortcut around both.
+
+    Args:
+        in_channels: channels of the input.
+        channels: channels of the output.
+        stride: stride of the first convolution; 2 halves the map.
+        shortcut: ``"A"`` or ``"B"`` (He et al. 2015, section 3.3), or None for a plain block.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int, shortcut: str | None):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.residual = shortcut is not None
+        self.downsample = None  # the shortcut is the identity, unless the shape changes:
+        if self.residual and (stride != 1 or in_channels != channels):
+            if shortcut == "A":
+                self.downsample = OptionA(channels - in_channels)
+            else:
+                projection = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+                self.downsample = nn.Sequential(projection, nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, in_channels, H, W)`` to ``(N, channels, H/stride, W/stride)``."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.residual:
+            out = out + (x if self.downsample is None else self.downsample(x))
+        return F.relu(out)
+
+
+class CifarNet(nn.Module):
+    """A plain or residual network for 32x32 RGB images.
+
+    Args:
+        blocks: n, the number of basic blocks in each of the three stages; the depth is 6n+2.
+        shortcut: ``"A"``, ``"B"``, or None for a plain network.
+    """
+
+    def __init__(self, blocks: int, shortcut: str | None = "A"):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self._stage(blocks, 16, 16, 1, shortcut)
+        self.layer2 = self._stage(blocks, 16, 32, 2, shortcut)
+        self.layer3 = self._stage(blocks, 32, 64, 2, shortcut)
+        self.fc = nn.Linear(64, NUM_CLASSES)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)  # std = sqrt(2 / fan_in): He et al. 2015b, eq. 10
+        # fc keeps PyTorch's smaller uniform weights: He's factor of 2 is for layers that ReLU follows.
+
+    @staticmethod
+    def _stage(blocks: int, in_channels: int, channels: int, stride: int, shortcut: str | None):
+        first = BasicBlock(in_channels, channels, stride, shortcut)
+        rest = [BasicBlock(channels, channels, 1, shortcut) for _ in range(blocks - 1)]
+        return nn.Sequential(first, *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images ``(N, 3, 32, 32)`` to logits ``(N, 10)``."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+def parse_arch(arch: str) -> tuple[str, int]:
+    """Split an architecture name such as ``"resnet56"`` into ``("resnet", 56)``.
+
+    Raises:
+        InputError: if the name is not ``plain`` or ``resnet`` followed by a depth, or the depth is not
+            6n+2 with n >= 1.
+    """
+    match = re.fullmatch(r"(plain|resnet)-?(\d+)", arch.lower())
+    if not match:
+        raise InputError(f"unknown architecture {arch!r}: use plainN or resnetN, for example resnet56 or plain20")
+    depth = int(match[2])
+    if depth < 8 or (depth - 2) % 6:
+        lower = max(depth - (depth - 2) % 6, 8)
+        raise InputError(
+            f"no network of depth {depth}: the depth must be 6n+2 (three stages of n two-layer blocks, "
+            f"plus the first and last layer); the nearest are {lower} and {lower + 6}"
+        )
+    return match[1], depth
+
+
+def build_model(arch: str, shortcut: str = "A") -> CifarNet:
+    """Build a network by name, freshly initialised from torch's global random generator.
+
+    Args:
+        arch: ``"resnet56"``, ``"plain56"``, ``"resnet20"``, ``"plain110"``, ...; the depth is any 6n+2.
+        shortcut: option ``"A"`` (identity, subsampled and zero-padded where the shape changes; the
+            paper's choice for CIFAR-10) or ``"B"`` (1x1 projection where the shape changes). Plain
+            networks have none and ignore it.
+
+    Returns:
+        The network; its layers are listed by :func:`weighted_layers`.
+
+    Raises:
+        InputError: if the name, the depth or the shortcut option is not one of those above.
+    """
+    family, depth = parse_arch(arch)
+    if shortcut not in ("A", "B"):
+        raise InputError(f"unknown shortcut option {shortcut!r}: use A (zero-padded identity) or B (projection)")
+    return CifarNet((depth - 2) // 6, shortcut if family == "resnet" else None)
+
+
+def weighted_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """List the layers that count towards the depth, as ``(name, module)`` from input to output.
+
+    These are the 3x3 convolutions and the final linear layer: 56 in a net of depth 56. Projections on
+    shortcuts have weights but do not lie on the main path and are not counted, as in the paper.
+    """
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and ".downsample" not in name
+    ]
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count the trainable parameters (weights and biases; not the running statistics)."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module) -> int:
+    """Count the multiply-accumulate operations of convolutions and linear layers for one 3x32x32 image.
+
+    It runs the model once on a blank image and counts, for every layer, outputs times inputs per output.
+    """
+    macs = 0
+
+    def add(module, inputs, output):
+        nonlocal macs
+        macs += output[0].numel() * module.weight[0].numel()
+
+    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    training = model.training
+    parameter = next(model.parameters())
+    try:
+        model.eval()(parameter.new_zeros(1, 3, 32, 32))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return macs

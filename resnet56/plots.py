@@ -1,0 +1,158 @@
+"""Figures. Each function makes one from recorded runs or images, and returns it."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from .data import Split
+from .model import STAGES
+from .runs import Run
+
+PLAIN, RESIDUAL = "#D55E00", "#0072B2"  # Okabe and Ito's vermillion and blue: told apart by every kind of eye
+STYLE = {
+    "figure.dpi": 110,
+    "figure.facecolor": "white",
+    "savefig.dpi": 150,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+}
+
+
+def _styled(function):
+    """Draw with this module's style, whatever the caller's."""
+
+    def draw(*arguments, **options):
+        with plt.rc_context(STYLE):
+            return function(*arguments, **options)
+
+    draw.__name__, draw.__doc__ = function.__name__, function.__doc__
+    draw.__wrapped__ = function  # so that its signature is shown
+    return draw
+
+
+def colour(arch: str) -> str:
+    """Return the colour of an architecture, the same in every figure: plain is vermillion, residual is blue."""
+    return PLAIN if arch.startswith("plain") else RESIDUAL
+
+
+def display_name(arch: str) -> str:
+    """Return an architecture's name as text has it: ``"plain56"`` is plain-56, ``"resnet56"`` is ResNet-56."""
+    return arch.replace("plain", "plain-").replace("resnet", "ResNet-")
+
+
+@_styled
+def plot_images(split: Split, classes: tuple[str, ...], rows: int = 5) -> Figure:
+    """Draw a grid of images: a column per class, the first ``rows`` images of each."""
+    figure, axes = plt.subplots(rows, len(classes), figsize=(len(classes), rows + 0.3), squeeze=False)
+    for label, column in enumerate(axes.T):
+        members = (split.labels == label).nonzero().flatten()[:rows]
+        for axis, index in zip(column, members, strict=True):
+            axis.imshow(split.pixels[index].permute(1, 2, 0).cpu().numpy())
+            axis.set_axis_off()
+        column[0].set_title(classes[label], loc="center")
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+@_styled
+def plot_views(images: np.ndarray, titles: list[str]) -> Figure:
+    """Draw images in a row, each with its title; ``images`` is float ``(N, 3, H, W)`` from 0 to 1."""
+    figure, axes = plt.subplots(1, len(images), figsize=(1.2 * len(images), 1.6))
+    for axis, image, title in zip(axes, images, titles, strict=True):
+        axis.imshow(np.clip(image.transpose(1, 2, 0), 0, 1))
+        axis.set_title(title, loc="center", fontsize=8.5)
+        axis.set_axis_off()
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+@_styled
+def plot_comparison(runs: list[Run]) -> Figure:
+    """Draw training loss against the step, and the gradient norm of each layer against depth, for runs on one data set.
+
+    Args:
+        runs: runs with recorded gradients.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.9))
+    _draw_losses(left, runs)
+    _draw_gradient_norms(right, runs)
+    figure.suptitle(runs[0].label(), x=0.01, ha="left", fontsize=9, color="#555555")
+    figure.tight_layout()
+    return figure
+
+
+def _draw_losses(axis: Axes, runs: list[Run]) -> None:
+    for run in runs:
+        name = display_name(run.arch)
+        sns.lineplot(data=run.history, x="step", y="train_loss", color=colour(run.arch), label=name, ax=axis)
+    axis.axhline(np.log(10), color="#888888", linewidth=1, linestyle=":")
+    axis.annotate("guessing: ln 10", (0.99, np.log(10)), (0, 3), ("axes fraction", "data"), "offset points",
+                  ha="right", fontsize=8, color="#666666")
+    axis.set(xlabel="training step", ylabel="training loss (nats)", title="Training loss", xlim=(0, None))
+    axis.legend(loc="lower left")
+
+
+def _draw_gradient_norms(axis: Axes, runs: list[Run]) -> None:
+    for run in runs:
+        table = run.gradients
+        last = table["step"].max()
+        for step, dashes, words in ((0, (2, 1.2), "first step"), (last, "", f"step {last + 1:,}")):
+            rows = table[table["step"] == step]
+            axis.plot(rows["depth"], rows["gradient_norm"], color=colour(run.arch), linewidth=1.4,
+                      dashes=dashes or (None, None), label=f"{display_name(run.arch)}, {words}")
+    _mark_stages(axis, runs[0], vertical=True)
+    axis.set_yscale("log")
+    axis.set(xlabel="layer, from input to output", ylabel="L2 norm of the weight gradient", title="Gradient norm by layer")
+    axis.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+
+
+def _mark_stages(axis: Axes, run: Run, vertical: bool) -> None:
+    """Mark the first layer of each stage: the stage boundaries."""
+    layers = run.gradients.drop_duplicates("depth")
+    for stage in STAGES:
+        first = layers.loc[layers["stage"] == stage, "depth"].min()
+        draw = axis.axvline if vertical else axis.axhline
+        draw(first - 0.5, color="#999999" if vertical else "white", linewidth=0.8, linestyle=(0, (4, 3)))
+
+
+@_styled
+def plot_gradient_heatmaps(runs: list[Run]) -> Figure:
+    """Draw the gradient norm of every layer at every recorded step, a heatmap per run, on one logarithmic scale.
+
+    Args:
+        runs: runs with recorded gradients, of nets of one depth.
+    """
+    tables = [run.gradients.pivot(index="depth", columns="step", values="gradient_norm") for run in runs]
+    values = np.concatenate([table.to_numpy().ravel() for table in tables])
+    norm = LogNorm(*np.quantile(values[values > 0], [0.002, 0.998]))
+    figure, axes = plt.subplots(1, len(runs), figsize=(10, 5.6), sharey=True, layout="constrained")
+    for axis, run, table in zip(np.atleast_1d(axes), runs, tables, strict=True):
+        steps = table.columns.to_numpy()
+        width = steps[1] - steps[0] if len(steps) > 1 else 1
+        edges_x = np.append(steps, steps[-1] + width)
+        edges_y = np.arange(len(table) + 1) + 0.5
+        mesh = axis.pcolormesh(edges_x, edges_y, table.to_numpy(), norm=norm, cmap="viridis", rasterized=True)
+        _mark_stages(axis, run, vertical=False)
+        axis.grid(False)
+        axis.set(title=display_name(run.arch), xlabel="training step")
+    first = np.atleast_1d(axes)[0]
+    first.invert_yaxis()
+    layers = runs[0].gradients.drop_duplicates("depth")
+    ticks = layers[layers["layer"].str.contains(r"^conv1$|\.0\.conv1|\.4\.conv1|^fc$")]
+    first.set_yticks(ticks["depth"], ticks["layer"])
+    first.set_ylabel("layer, from input (top) to output")
+    bar = figure.colorbar(mesh, ax=axes, pad=0.015, fraction=0.03, extend="both")
+    bar.set_label("L2 norm of the weight gradient")
+    figure.suptitle(runs[0].label(), x=0.01, ha="left", fontsize=9, color="#555555")
+    return figure

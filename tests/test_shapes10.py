@@ -1,0 +1,75 @@
+"""Shapes10 is the same bytes everywhere, balanced, and tells its classes by shape alone."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from resnet56.shapes10 import CLASSES, draw
+
+SHA256 = {  # of the bytes of the pixels, then of the labels (little-endian int64)
+    "train": "TRAINSHA",
+    "test": "TESTSHA",
+}
+
+
+@pytest.fixture(scope="module")
+def sets():
+    """The training and the test set, as (pixels, labels) each."""
+    return {"train": draw(50_000, seed=0), "test": draw(10_000, seed=1)}
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_bytes_are_pinned(sets, name):
+    pixels, labels = sets[name]
+    digest = hashlib.sha256(pixels.tobytes())
+    digest.update(labels.astype("<i8").tobytes())
+    assert digest.hexdigest() == SHA256[name]
+
+
+@pytest.mark.parametrize("name, count", [("train", 50_000), ("test", 10_000)])
+def test_shapes_types_and_balance(sets, name, count):
+    pixels, labels = sets[name]
+    assert pixels.shape == (count, 3, 32, 32) and pixels.dtype == np.uint8
+    assert labels.shape == (count,) and labels.dtype == np.int64
+    assert np.bincount(labels).tolist() == [count // 10] * len(CLASSES)
+    assert (np.sort(labels.reshape(-1, 10)) == np.arange(10)).all()  # every ten images: each class once
+
+
+@pytest.mark.parametrize("count", [0, 1, 17, 200, 201, 1234])
+def test_a_small_draw_is_a_prefix_of_a_large_one(sets, count):
+    pixels, labels = draw(count, seed=1)
+    assert np.array_equal(pixels, sets["test"][0][:count])
+    assert np.array_equal(labels, sets["test"][1][:count])
+
+
+def test_thread_count_does_not_matter(sets):
+    for workers in (1, 3):
+        pixels, labels = draw(1000, seed=0, workers=workers)
+        assert np.array_equal(pixels, sets["train"][0][:1000])
+        assert np.array_equal(labels, sets["train"][1][:1000])
+
+
+def test_seeds_differ():
+    (pixels, labels), (other_pixels, other_labels) = draw(500, seed=2), draw(500, seed=3)
+    assert (pixels != other_pixels).any(axis=(1, 2, 3)).all()
+    assert (labels != other_labels).any()
+
+
+def test_no_image_is_constant(sets):
+    for pixels, _ in sets.values():
+        flat = pixels.reshape(len(pixels), -1)
+        assert (flat.max(axis=1) > flat.min(axis=1)).all()
+
+
+def test_no_image_occurs_twice(sets):
+    images = [image.tobytes() for pixels, _ in sets.values() for image in pixels]
+    assert len(set(images)) == len(images) == 60_000
+
+
+def test_colour_does_not_tell_the_class(sets):
+    """The mean colour of every class is that of the whole set, within a hundredth of the grey scale."""
+    pixels, labels = sets["train"]
+    colour = pixels.mean(axis=(2, 3))  # (50000, 3), 0..255
+    means = np.stack([colour[labels == label].mean(axis=0) for label in range(10)])
+    assert np.abs(means - colour.mean(axis=0)).max() < 2.55
