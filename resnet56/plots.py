@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from .data import Split
 from .model import STAGES
 from .runs import Run
+from .train import Recipe
 
 PLAIN, RESIDUAL = "#D55E00", "#0072B2"  # Okabe and Ito's vermillion and blue: told apart by every kind of eye
 STYLE = {
@@ -78,6 +80,38 @@ def plot_views(images: np.ndarray, titles: list[str]) -> Figure:
 
 
 @_styled
+def plot_lr_schedule(recipe: Recipe) -> Figure:
+    """Draw the learning rate of a recipe given in iterations against the step, on a logarithmic scale."""
+    steps = np.arange(recipe.iterations)
+    figure, axis = plt.subplots(figsize=(6.5, 2.6))
+    axis.step(steps, [recipe.lr_at(step, recipe.iterations) for step in steps], where="post", color="#333333")
+    axis.set(xlabel="training step", ylabel="learning rate", yscale="log", xlim=(0, recipe.iterations))
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    figure.tight_layout()
+    return figure
+
+
+@_styled
+def plot_gradient_flow(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Draw the gradient norm of each layer against its place in the network, a line per network.
+
+    Args:
+        tables: from architecture to what :meth:`resnet56.hooks.GradientRecorder.table` gave; norms are
+            averaged over the recorded steps (geometric mean).
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 3.9))
+    for arch, table in tables.items():
+        norms = np.exp(np.log(table.set_index("depth")["gradient_norm"]).groupby("depth").mean())
+        shallow = len(norms) < 56
+        axis.plot(norms.index, norms, color=colour(arch), linewidth=1.6, linestyle="--" if shallow else "-",
+                  label=display_name(arch))
+    axis.set(xlabel="layer, from input to output", ylabel="L2 norm of the weight gradient", yscale="log")
+    axis.legend()
+    figure.tight_layout()
+    return figure
+
+
+@_styled
 def plot_comparison(runs: list[Run]) -> Figure:
     """Draw training loss against the step, and the gradient norm of each layer against depth, for runs on one data set.
 
@@ -114,7 +148,7 @@ def _draw_gradient_norms(axis: Axes, runs: list[Run]) -> None:
     _mark_stages(axis, runs[0], vertical=True)
     axis.set_yscale("log")
     axis.set(xlabel="layer, from input to output", ylabel="L2 norm of the weight gradient", title="Gradient norm by layer")
-    axis.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    axis.legend(fontsize=8, loc="upper right")
 
 
 def _mark_stages(axis: Axes, run: Run, vertical: bool) -> None:
@@ -149,7 +183,8 @@ def plot_gradient_heatmaps(runs: list[Run]) -> Figure:
     first = np.atleast_1d(axes)[0]
     first.invert_yaxis()
     layers = runs[0].gradients.drop_duplicates("depth")
-    ticks = layers[layers["layer"].str.contains(r"^conv1$|\.0\.conv1|\.4\.conv1|^fc$")]
+    middle = len(layers) // 12  # of the blocks of a stage
+    ticks = layers[layers["layer"].str.contains(rf"^conv1$|^layer[23]\.0\.conv1|\.{middle}\.conv1|^fc$")]
     first.set_yticks(ticks["depth"], ticks["layer"])
     first.set_ylabel("layer, from input (top) to output")
     bar = figure.colorbar(mesh, ax=axes, pad=0.015, fraction=0.03, extend="both")

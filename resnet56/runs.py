@@ -167,7 +167,7 @@ def hardware(device: torch.device) -> dict:
     if device.type == "mps":
         return {"type": "mps", "name": f"{platform.machine()} GPU"}
     threads = torch.get_num_threads()
-    return {"type": "cpu", "name": f"{_cpu_name()}, {threads} threads", "threads": threads}
+    return {"type": "cpu", "name": f"{_cpu_name()}, {threads} thread{'s' * (threads > 1)}", "threads": threads}
 
 
 def _cpu_name() -> str:

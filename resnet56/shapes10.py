@@ -5,8 +5,9 @@ balanced classes, as many images as asked for.  Every image looks like a piece o
 printed cloth: light copies of one figure (discs, or rings, ..., or stars) repeat
 on a darker ground.  Spacing, place, tilt, stretch and size of the figures are
 random.  Figure and ground each carry a random colour and a random texture (plain,
-gradient, stripes, checks or dots).  A few dots and strokes lie behind the figures
-and one lies on top, and every pixel gets some noise.
+gradient, stripes, checks or dots); some figures hardly differ from their ground.
+Two dots or strokes lie behind the figures, three lie on top and hide parts of
+them, and every pixel gets some noise.
 
 Only the outline of the figure tells the class.  All ten figures have the same
 area, and colours, textures, places and noise have the same distribution for
@@ -26,7 +27,7 @@ CLASSES = ("disc", "ring", "crescent", "heart", "square",
            "frame", "triangle", "hourglass", "cross", "star")
 
 SIDE = 32                   # pixels along an image edge
-CHUNK = 200                 # images drawn at a time (a multiple of ten)
+CHUNK = 100                 # images drawn at a time
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 PIXEL = np.arange(SIDE * SIDE)
 X = (PIXEL % SIDE - 15.5).astype(np.float32)[None]   # (1, 1024) pixel centres,
@@ -156,17 +157,11 @@ def _stroke(dice: _Dice, reach: float, length: float, width: float) -> np.ndarra
     return _disc(along, y * c - x * s, dice(0.5 * width, width))
 
 
-GROUND = (0.05, 0.45)
-FIGURE = (0.5, 1)
-STRENGTH = (0.5, 1)
-CLUTTER = (0.05, 0.75)
-
-
 def _draw_chunk(seed: int, index: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Images number index (n,) of the seed, of classes labels (n,): uint8 (n, 3, 32, 32)."""
     n, dice = len(index), _Dice(seed, index)
     ground = dice.rgb(0.05, 0.45)
-    figure = ground + (dice.rgb(0.5, 1.0) - ground) * dice(0.5, 1.0)[:, None]
+    figure = ground + (dice.rgb(0.5, 1.0) - ground) * dice(0.15, 1.0)[:, None]
 
     canvas = _texture(dice, ground)
     for _ in range(2):
@@ -186,11 +181,12 @@ def _draw_chunk(seed: int, index: np.ndarray, labels: np.ndarray) -> np.ndarray:
         distance[rows] = _distance(name, u[rows], v[rows])
     _blend(canvas, _texture(dice, figure), distance * size * cell)
 
-    _blend(canvas, dice.rgb(0.05, 0.75), _stroke(dice, reach=10, length=8, width=2))
+    for _ in range(3):
+        _blend(canvas, dice.rgb(0.05, 0.75), _stroke(dice, reach=14, length=10, width=2.5))
 
     noise = _hash(seed, index, 128, 3 * SIDE * SIDE // 8).astype("<u8").view(np.uint8)
     noise = noise.reshape(n, 3, SIDE * SIDE).astype(np.float32) / 127.5 - 1    # -1 .. 1
-    pixels = np.clip(canvas * 255 + noise * 6 + 0.5, 0, 255)
+    pixels = np.clip(canvas * 255 + noise * 12 + 0.5, 0, 255)
     return np.floor(pixels).astype(np.uint8).reshape(n, 3, SIDE, SIDE)
 
 

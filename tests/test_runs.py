@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from resnet56 import InputError, Recipe, compare, find_runs, load_run
+from resnet56 import InputError, Recipe, compare, find_runs, load_comparison, load_run
 from resnet56.files import new_folder, write_file
 from resnet56.plots import plot_comparison, plot_gradient_heatmaps
 from resnet56.runs import save_run
@@ -46,6 +46,16 @@ def test_a_run_is_loaded_as_it_was_saved(comparison, tmp_path):
     pd.testing.assert_frame_equal(loaded.gradients, comparison.plain.gradients, rtol=1e-5, check_dtype=False)
     assert loaded.label() == comparison.plain.label()
     assert list(find_runs(tmp_path)) == ["run"]
+
+
+def test_a_comparison_is_loaded_by_name(comparison, data_folder):
+    for run in (comparison.plain, comparison.residual):
+        save_run(data_folder / "runs" / "mine" / run.arch, run)
+    loaded = load_comparison("mine")
+    assert (loaded.plain.arch, loaded.residual.arch) == ("plain8", "resnet8")
+    pd.testing.assert_frame_equal(loaded.table(), comparison.table())
+    with pytest.raises(InputError, match="no recorded comparison 'other'"):
+        load_comparison("other")
 
 
 @pytest.mark.parametrize("name", ["history.csv", "gradients.npz", "run.json"])
