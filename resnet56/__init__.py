@@ -3,7 +3,7 @@
 Import from here what most readers need; figures are in :mod:`resnet56.plots`.
 """
 
-from .compare import Comparison, compare, default_recipe, load_comparison
+from .comparison import Comparison, compare, default_recipe, load_comparison
 from .data import Batches, DataSet, Split, hold_out, import_images, load_data, pixel_mean
 from .errors import InputError
 from .hooks import GradientRecorder

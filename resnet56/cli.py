@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from . import data as data_module
-from .compare import compare, default_recipe
+from .comparison import compare, default_recipe
 from .data import DataSet, available_data, import_images, load_data
 from .errors import InputError
 from .files import check_writable, data_dir, new_folder
@@ -56,9 +56,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that answers an error with one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Describe the commands and their flags."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="resnet56", description="Plain and residual networks for CIFAR-10 (He et al. 2015), trained and measured."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -112,8 +112,8 @@ def save_run(folder: Path, run: Run) -> None:
             stages=layers["stage"].to_numpy(dtype=str),
             **{name: array.to_numpy(dtype=np.float32) for name, array in arrays.items()},
         )
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-    about = {**run.about, "files": files}
+    about = {**run.about, "files": {path.name: _sha256(path) for path in sorted(folder.iterdir())}}
+    about["checksum"] = _checksum(about)
     (folder / "run.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
@@ -126,6 +126,8 @@ def load_run(folder: str | Path) -> Run:
     folder = Path(folder)
     try:
         about = json.loads((folder / "run.json").read_text())
+        if about["checksum"] != _checksum(about):
+            raise InputError(f"recorded run {folder.name}: run.json is damaged (its checksum differs); get it again")
         for name, digest in about["files"].items():
             if _sha256(folder / name) != digest:
                 raise InputError(f"recorded run {folder.name}: {name} is damaged (its checksum differs); get it again")
@@ -158,6 +160,12 @@ def find_runs(folder: str | Path | None = None) -> dict[str, Path]:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _checksum(about: dict) -> str:
+    """Return the sha256 of everything in ``about`` but its own ``checksum``."""
+    rest = {key: value for key, value in about.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def hardware(device: torch.device) -> dict:

@@ -100,6 +100,22 @@ def test_bad_input_is_one_line_and_status_2(case, capsys, data_folder):
     assert not [path for path in data_folder.rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["dance"], "invalid choice: 'dance'"),
+        (["train", "--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
+        (["train", "--colour", "red"], "unrecognized arguments: --colour red"),
+        (["evaluate"], "required: PATH"),
+    ],
+)
+def test_bad_flags_are_one_line_and_status_2(arguments, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and words in error and "--help" in error and error.count("\n") == 1
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_without_one(capsys):
     assert cli.main([*TRAIN[:3], "--device", "cuda"]) == 2

@@ -39,7 +39,7 @@ def test_a_comparison_trains_both_nets_alike(comparison, data_set):
 def test_a_run_is_loaded_as_it_was_saved(comparison, tmp_path):
     save_run(tmp_path / "run", comparison.plain)
     loaded = load_run(tmp_path / "run")
-    assert {key: value for key, value in loaded.about.items() if key != "files"} == json.loads(
+    assert {key: value for key, value in loaded.about.items() if key not in ("files", "checksum")} == json.loads(
         json.dumps(comparison.plain.about)
     )
     pd.testing.assert_frame_equal(loaded.history, comparison.plain.history, rtol=1e-5, check_dtype=False)
@@ -69,6 +69,16 @@ def test_damage_is_named(comparison, tmp_path, name, damage):
     else:
         path.write_bytes(content[: len(content) // 2] + (b"" if damage == "cut" else b"}" + content[len(content) // 2 :]))
     with pytest.raises(InputError, match="recorded run run"):
+        load_run(tmp_path / "run")
+
+
+def test_an_edited_figure_is_found_out(comparison, tmp_path):
+    save_run(tmp_path / "run", comparison.plain)
+    path = tmp_path / "run" / "run.json"
+    about = json.loads(path.read_text())
+    about["final"]["test_error"] -= 1
+    path.write_text(json.dumps(about, indent=2))
+    with pytest.raises(InputError, match="run.json is damaged"):
         load_run(tmp_path / "run")
 
 
