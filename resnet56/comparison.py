@@ -12,7 +12,7 @@ from .files import data_dir
 from .hooks import GradientRecorder
 from .model import build_model
 from .runs import Run, describe_run, load_run
-from .train import Interrupted, Recipe, Trainer, catch_signals, evaluate, fast_precision, pick_device, progress_bar
+from .train import Interrupted, ProgressBar, Recipe, Trainer, catch_signals, evaluate, fast_precision, pick_device
 
 #: Steps and learning rate of a comparison where none are asked for, a few minutes' worth. In a short run the paper's
 #: rate of 0.1 is too high for ResNet-56, whose loss first shoots up and takes hundreds of steps to recover.
@@ -109,7 +109,7 @@ def compare(
 
     width = max(map(len, trainers))
     bars = {
-        arch: progress_bar(trainer, progress, position, f"{arch:>{width}}")
+        arch: ProgressBar(trainer, progress, position, f"{arch:>{width}}")
         for position, (arch, trainer) in enumerate(trainers.items())
     }
     with ExitStack() as stack:

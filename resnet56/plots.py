@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from .data import Split
+from .data import DataSet
 from .model import STAGES
 from .runs import Run
 from .train import Recipe
@@ -53,28 +53,35 @@ def display_name(arch: str) -> str:
     return arch.replace("plain", "plain-").replace("resnet", "ResNet-")
 
 
+def _caption(figure: Figure, conditions: str) -> None:
+    """Write above a figure what it was measured on."""
+    figure.suptitle(conditions, x=0.01, ha="left", fontsize=9, color="#555555")
+
+
 @_styled
-def plot_images(split: Split, classes: tuple[str, ...], rows: int = 5) -> Figure:
-    """Draw a grid of images: a column per class, the first ``rows`` images of each."""
-    figure, axes = plt.subplots(rows, len(classes), figsize=(len(classes), rows + 0.3), squeeze=False)
+def plot_images(data: DataSet, rows: int = 5) -> Figure:
+    """Draw a grid of training images: a column per class, the first ``rows`` images of each."""
+    figure, axes = plt.subplots(rows, len(data.classes), figsize=(len(data.classes), rows + 0.5), squeeze=False)
     for label, column in enumerate(axes.T):
-        members = (split.labels == label).nonzero().flatten()[:rows]
+        members = (data.train.labels == label).nonzero().flatten()[:rows]
         for axis, index in zip(column, members, strict=True):
-            axis.imshow(split.pixels[index].permute(1, 2, 0).cpu().numpy())
+            axis.imshow(data.train.pixels[index].permute(1, 2, 0).cpu().numpy())
             axis.set_axis_off()
-        column[0].set_title(classes[label], loc="center")
+        column[0].set_title(data.classes[label], loc="center")
+    _caption(figure, data.title)
     figure.tight_layout(pad=0.3)
     return figure
 
 
 @_styled
-def plot_views(images: np.ndarray, titles: list[str]) -> Figure:
+def plot_views(images: np.ndarray, titles: list[str], conditions: str) -> Figure:
     """Draw images in a row, each with its title; ``images`` is float ``(N, 3, H, W)`` from 0 to 1."""
-    figure, axes = plt.subplots(1, len(images), figsize=(1.2 * len(images), 1.6))
+    figure, axes = plt.subplots(1, len(images), figsize=(1.4 * len(images), 2))
     for axis, image, title in zip(axes, images, titles, strict=True):
         axis.imshow(np.clip(image.transpose(1, 2, 0), 0, 1))
         axis.set_title(title, loc="center", fontsize=8.5)
         axis.set_axis_off()
+    _caption(figure, conditions)
     figure.tight_layout(pad=0.3)
     return figure
 
@@ -92,12 +99,13 @@ def plot_lr_schedule(recipe: Recipe) -> Figure:
 
 
 @_styled
-def plot_gradient_flow(tables: dict[str, pd.DataFrame]) -> Figure:
+def plot_gradient_flow(tables: dict[str, pd.DataFrame], conditions: str) -> Figure:
     """Draw the gradient norm of each layer against its place in the network, a line per network.
 
     Args:
         tables: from architecture to what :meth:`resnet56.hooks.GradientRecorder.table` gave; norms are
             averaged over the recorded steps (geometric mean).
+        conditions: what was measured on what, in a line, written above.
     """
     figure, axis = plt.subplots(figsize=(7.5, 3.9))
     for arch, table in tables.items():
@@ -107,6 +115,7 @@ def plot_gradient_flow(tables: dict[str, pd.DataFrame]) -> Figure:
                   label=display_name(arch))
     axis.set(xlabel="layer, from input to output", ylabel="L2 norm of the weight gradient", yscale="log")
     axis.legend()
+    _caption(figure, conditions)
     figure.tight_layout()
     return figure
 
@@ -121,7 +130,7 @@ def plot_comparison(runs: list[Run]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.9))
     _draw_losses(left, runs)
     _draw_gradient_norms(right, runs)
-    figure.suptitle(runs[0].label(), x=0.01, ha="left", fontsize=9, color="#555555")
+    _caption(figure, runs[0].label())
     figure.tight_layout()
     return figure
 
@@ -189,5 +198,5 @@ def plot_gradient_heatmaps(runs: list[Run]) -> Figure:
     first.set_ylabel("layer, from input (top) to output")
     bar = figure.colorbar(mesh, ax=axes, pad=0.015, fraction=0.03, extend="both")
     bar.set_label("L2 norm of the weight gradient")
-    figure.suptitle(runs[0].label(), x=0.01, ha="left", fontsize=9, color="#555555")
+    _caption(figure, runs[0].label())
     return figure

@@ -5,9 +5,8 @@ balanced classes, as many images as asked for.  Every image looks like a piece o
 printed cloth: light copies of one figure (discs, or rings, ..., or stars) repeat
 on a darker ground.  Spacing, place, tilt, stretch and size of the figures are
 random.  Figure and ground each carry a random colour and a random texture (plain,
-gradient, stripes, checks or dots); some figures hardly differ from their ground.
-Two dots or strokes lie behind the figures, three lie on top and hide parts of
-them, and every pixel gets some noise.
+gradient, stripes, checks or dots).  Two dots or strokes lie behind the figures,
+two lie on top and hide parts of them, and every pixel gets some noise.
 
 Only the outline of the figure tells the class.  All ten figures have the same
 area, and colours, textures, places and noise have the same distribution for
@@ -71,7 +70,7 @@ class _Dice:
     def turn(self, limit: float) -> tuple[np.ndarray, np.ndarray]:
         """Cosine and sine (n, 1) of a random angle theta, without calling cos or sin.
 
-        limit is the largest |tan(theta / 2)|: 0.4 gives +-44 degrees, 1 gives +-90.
+        limit is the largest |tan(theta / 2)|: 0.25 gives +-28 degrees, 1 gives +-90.
         """
         t = self(-limit, limit)
         return (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
@@ -139,7 +138,7 @@ def _texture(dice: _Dice, colour: np.ndarray) -> np.ndarray:
     across = np.where(kind == 4, np.float32(1), np.float32(0))
     sharp = np.where(kind == 1, np.float32(1), dice(1, 4))
     w = np.clip((p * (along + both * q) + across * (q - 0.4)) * sharp, -1, 1)
-    return colour + dice.rgb(-0.15, 0.15) * w[:, None]
+    return colour + dice.rgb(-0.1, 0.1) * w[:, None]
 
 
 def _blend(canvas: np.ndarray, colour: np.ndarray, d: np.ndarray) -> None:
@@ -161,15 +160,15 @@ def _draw_chunk(seed: int, index: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Images number index (n,) of the seed, of classes labels (n,): uint8 (n, 3, 32, 32)."""
     n, dice = len(index), _Dice(seed, index)
     ground = dice.rgb(0.05, 0.45)
-    figure = ground + (dice.rgb(0.5, 1.0) - ground) * dice(0.1, 0.8)[:, None]
+    figure = ground + (dice.rgb(0.5, 1.0) - ground) * dice(0.4, 1.0)[:, None]
 
     canvas = _texture(dice, ground)
     for _ in range(2):
         _blend(canvas, dice.rgb(0.05, 0.75), _stroke(dice, reach=16, length=5, width=2))
 
     # From pixels to figure coordinates: turn, fold the plane into square cells, turn in the cell, stretch.
-    c, s = dice.turn(0.4)
-    cell = dice(14, 20)
+    c, s = dice.turn(0.25)
+    cell = dice(13, 18)
     p, q = (X * c + Y * s) / cell + dice(0, 1), (Y * c - X * s) / cell + dice(0, 1)
     p, q = p - np.floor(p) - 0.5, q - np.floor(q) - 0.5      # -0.5 .. 0.5 across a cell
     c, s = dice.turn(0.1)
@@ -181,12 +180,12 @@ def _draw_chunk(seed: int, index: np.ndarray, labels: np.ndarray) -> np.ndarray:
         distance[rows] = _distance(name, u[rows], v[rows])
     _blend(canvas, _texture(dice, figure), distance * size * cell)
 
-    for _ in range(3):
-        _blend(canvas, dice.rgb(0.05, 0.75), _stroke(dice, reach=14, length=12, width=3))
+    for _ in range(2):
+        _blend(canvas, dice.rgb(0.05, 0.75), _stroke(dice, reach=14, length=8, width=2))
 
     noise = _hash(seed, index, 128, 3 * SIDE * SIDE // 8).astype("<u8").view(np.uint8)
     noise = noise.reshape(n, 3, SIDE * SIDE).astype(np.float32) / 127.5 - 1    # -1 .. 1
-    pixels = np.clip(canvas * 255 + noise * 16 + 0.5, 0, 255)
+    pixels = np.clip(canvas * 255 + noise * 8 + 0.5, 0, 255)
     return np.floor(pixels).astype(np.uint8).reshape(n, 3, SIDE, SIDE)
 
 

@@ -305,7 +305,7 @@ def fit(
         NonFiniteLoss: if the loss is not finite; the last good checkpoint is kept.
         Interrupted: on SIGINT or SIGTERM, when the step is finished and the checkpoint saved.
     """
-    with progress_bar(trainer, progress) as bar, catch_signals() as caught:
+    with ProgressBar(trainer, progress) as bar, catch_signals() as caught:
         while trainer.step < trainer.total_steps:
             trainer.take_step()
             bar.advance()
@@ -356,7 +356,7 @@ def evaluate(model: nn.Module, split: Split, mean: Tensor, precision: str = "fp3
 # --- Progress and interruption ------------------------------------------------------------------------
 
 
-class progress_bar:
+class ProgressBar:
     """A progress bar for one trainer: loss, images per second, time left.
 
     Args:
@@ -379,7 +379,7 @@ class progress_bar:
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix} [{elapsed}<{remaining}]",
         )
 
-    def __enter__(self) -> "progress_bar":
+    def __enter__(self) -> "ProgressBar":
         return self
 
     def __exit__(self, *exception) -> None:

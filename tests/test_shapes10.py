@@ -8,8 +8,8 @@ import pytest
 from resnet56.shapes10 import CLASSES, draw
 
 SHA256 = {  # of the bytes of the pixels, then of the labels (little-endian int64)
-    "train": "0bf245a9dd3d2b48c241d16fbc8ffcb802f68971e6e3e8dfb41b00d336e64b14",
-    "test": "7923df267e9266ffeb82fd124b29dee745f4353fd297db65353950c5f6254e1d",
+    "train": "74f69081fd66086ee58e3fd6af6dedc51d769581f62042e1027dd698aa79cf61",
+    "test": "b1b4281aa5a3c6aebbd33b245a9ca3a4fef5b98eb69bb6739839cb71c1dcc8ab",
 }
 
 
