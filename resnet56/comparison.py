@@ -16,7 +16,7 @@ from .train import Interrupted, ProgressBar, Recipe, Trainer, catch_signals, eva
 
 #: Steps and learning rate of a comparison where none are asked for, a few minutes' worth. In a short run the paper's
 #: rate of 0.1 is too high for ResNet-56, whose loss first shoots up and takes hundreds of steps to recover.
-DEFAULTS = {"cpu": (300, 0.02), "mps": (1000, 0.02), "cuda": (4000, 0.1)}
+DEFAULTS = {"cpu": (250, 0.02), "mps": (1000, 0.02), "cuda": (4000, 0.1)}
 
 
 @dataclass(frozen=True)
