@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from resnet56 import find_runs, load_run
+from resnet56.plots import display_name
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 
@@ -56,3 +59,24 @@ def test_every_figure_has_a_caption_an_alternative_text_and_numbers(path):
 def test_the_packages_versions_are_all_pinned():
     lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
     assert lines and all(re.fullmatch(r"[a-z-]+==[\w.]+", line) for line in lines)
+
+
+def test_readme_quotes_the_recorded_figures():
+    readme = (ROOT / "README.md").read_text()
+    name = re.search(r"data/runs/([\w-]+)/figure\.png", readme)[1]
+    for arch in ("plain56", "resnet56"):
+        run = load_run(ROOT / "data" / "runs" / name / arch)
+        final = run.about["final"]
+        row = (
+            f"| {display_name(arch)} | {run.about['parameters']:,} | {final['train_loss']:.2f} "
+            f"| {final['train_error']:.1f} % | {final['test_error']:.1f} % | {run.about['seconds']:.0f} |"
+        )
+        assert row in readme, f"README should have: {row}"
+        assert run.label() in readme
+
+
+def test_committed_records_load():
+    records = find_runs(ROOT / "data" / "runs")
+    assert records
+    for path in records.values():
+        assert load_run(path).about["data"]["title"]
