@@ -17,7 +17,7 @@ help:  ## Show this list
 	@echo "Variables: STEPS= EPOCHS= DEPTH= SEED= DATA= DEVICE= (compare), PYTHON=, TORCH_INDEX= (see README)"
 
 book: $(READY)  ## Build the book: _build/html/index.html
-	$(BIN)/jupyter-book build . -W -n --keep-going -q
+	$(BIN)/jupyter-book build . -W -n --keep-going --all -q
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 compare: $(READY)  ## Train plain-56 and ResNet-56 side by side on this machine

@@ -1,5 +1,7 @@
 """Figures. Each function makes one from recorded runs or images, and returns it."""
 
+import functools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -34,12 +36,14 @@ STYLE = {
 def _styled(function):
     """Draw with this module's style, whatever the caller's."""
 
+    @functools.wraps(function)
     def draw(*arguments, **options):
         with plt.rc_context(STYLE):
-            return function(*arguments, **options)
+            figure = function(*arguments, **options)
+            interactive = plt.isinteractive()  # a notebook switches this on with its first figure,
+        plt.interactive(interactive)  # and rc_context has just switched it off again
+        return figure
 
-    draw.__name__, draw.__doc__ = function.__name__, function.__doc__
-    draw.__wrapped__ = function  # so that its signature is shown
     return draw
 
 
