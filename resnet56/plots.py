@@ -65,28 +65,28 @@ def _caption(figure: Figure, conditions: str) -> None:
 @_styled
 def plot_images(data: DataSet, rows: int = 5) -> Figure:
     """Draw a grid of training images: a column per class, the first ``rows`` images of each."""
-    figure, axes = plt.subplots(rows, len(data.classes), figsize=(len(data.classes), rows + 0.5), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, len(data.classes), figsize=(8.4, 0.84 * rows + 0.6), squeeze=False, layout="constrained"
+    )
     for label, column in enumerate(axes.T):
         members = (data.train.labels == label).nonzero().flatten()[:rows]
         for axis, index in zip(column, members, strict=True):
             axis.imshow(data.train.pixels[index].permute(1, 2, 0).cpu().numpy())
             axis.set_axis_off()
-        column[0].set_title(data.classes[label], loc="center")
+        column[0].set_title(data.classes[label], loc="center", fontsize=9.5)
     _caption(figure, data.title)
-    figure.tight_layout(pad=0.3)
     return figure
 
 
 @_styled
 def plot_views(images: np.ndarray, titles: list[str], conditions: str) -> Figure:
     """Draw images in a row, each with its title; ``images`` is float ``(N, 3, H, W)`` from 0 to 1."""
-    figure, axes = plt.subplots(1, len(images), figsize=(1.4 * len(images), 2))
+    figure, axes = plt.subplots(1, len(images), figsize=(1.4 * len(images), 2), layout="constrained")
     for axis, image, title in zip(axes, images, titles, strict=True):
         axis.imshow(np.clip(image.transpose(1, 2, 0), 0, 1))
         axis.set_title(title, loc="center", fontsize=8.5)
         axis.set_axis_off()
     _caption(figure, conditions)
-    figure.tight_layout(pad=0.3)
     return figure
 
 
@@ -131,7 +131,7 @@ def plot_comparison(runs: list[Run]) -> Figure:
     Args:
         runs: runs with recorded gradients.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.9))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.6))
     _draw_losses(left, runs)
     _draw_gradient_norms(right, runs)
     _caption(figure, runs[0].label())
@@ -180,10 +180,10 @@ def plot_gradient_heatmaps(runs: list[Run]) -> Figure:
     Args:
         runs: runs with recorded gradients, of nets of one depth.
     """
-    tables = [run.gradients.pivot(index="depth", columns="step", values="gradient_norm") for run in runs]
+    tables = [run.by_layer().T for run in runs]
     values = np.concatenate([table.to_numpy().ravel() for table in tables])
     norm = LogNorm(*np.quantile(values[values > 0], [0.002, 0.998]))
-    figure, axes = plt.subplots(1, len(runs), figsize=(10, 5.6), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(runs), figsize=(8.4, 5), sharey=True, layout="constrained")
     for axis, run, table in zip(np.atleast_1d(axes), runs, tables, strict=True):
         steps = table.columns.to_numpy()
         width = steps[1] - steps[0] if len(steps) > 1 else 1

@@ -47,6 +47,11 @@ class Run:
         """The architecture, such as ``"resnet56"``."""
         return self.about["arch"]
 
+    def by_layer(self, quantity: str = "gradient_norm") -> pd.DataFrame:
+        """Return a recorded quantity with a row per step and a column per layer, from input to output."""
+        table = self.gradients.pivot(index="step", columns="layer", values=quantity)
+        return table[self.gradients["layer"].unique()]
+
     def label(self) -> str:
         """Return the run's conditions in one line, as captions and printouts give them."""
         recipe, hardware = self.about["recipe"], self.about["hardware"]
