@@ -12,8 +12,8 @@ from . import data as data_module
 from .comparison import compare, default_recipe
 from .data import DataSet, available_data, import_images, load_data
 from .errors import InputError
-from .files import check_writable, data_dir, new_folder
-from .model import build_model
+from .files import check_writable, data_dir, new_folder, unused
+from .model import build_model, parse_arch
 from .runs import Run, describe_run, hardware, save_run
 from .train import (
     DEVICES,
@@ -139,18 +139,22 @@ def run_train(options: argparse.Namespace) -> None:
         settings = {key: saved[key] for key in settings}
         recipe = Recipe(**saved["recipe"])
     settings |= {key: given[key] for key in settings if key in given}
+    family, depth = parse_arch(settings["arch"])
+    settings["arch"] = f"{family}{depth}"
     recipe = _replace(recipe, given)
 
     torch.manual_seed(recipe.seed)
     model = build_model(settings["arch"], settings["shortcut"])
     out = given.get("out", data_dir())
+    if "resume" in given and "out" not in given and options.resume.resolve().parent.name == "checkpoints":
+        out = options.resume.resolve().parent.parent  # where the run began
     for folder in (out / "checkpoints", out / "runs"):
         check_writable(folder)
     data = load_data(settings["data"])
     train, validation = split_train(data, settings["validation"])
     trainer = Trainer(model, train, recipe, device)
 
-    shortcut = "-B" if settings["shortcut"] == "B" else ""
+    shortcut = "-B" if settings["shortcut"] == "B" and family == "resnet" else ""
     name = f"{settings['arch']}{shortcut}-{data.name}-{trainer.total_steps}-steps-seed-{recipe.seed}"
     checkpoint = Checkpoint(
         path=given.get("resume", out / "checkpoints" / f"{name}.pt"),
@@ -172,10 +176,11 @@ def run_train(options: argparse.Namespace) -> None:
     test = evaluate(trainer.model, data.test, trainer.batches.mean, recipe.precision)
     about = describe_run(trainer, arch=settings["arch"], shortcut=settings["shortcut"], data=data,
                          validation=settings["validation"], test=test)
-    with new_folder(out / "runs" / name) as folder:
+    record = unused(out / "runs" / name)
+    with new_folder(record) as folder:
         save_run(folder, Run(about, history))
     print(f"Test error {test.error:.2f} % on {data.title}, after {trainer.seconds:,.0f} s of training.")
-    print(f"Record: {out / 'runs' / name}\nCheckpoint: {checkpoint.path}")
+    print(f"Record: {record}\nCheckpoint: {checkpoint.path}")
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -206,13 +211,14 @@ def run_compare(options: argparse.Namespace) -> None:
     name = f"compare-{depth}-{data.name}-{recipe.total_steps(len(data.train))}-steps-seed-{recipe.seed}"
 
     result = compare(data, recipe, depth=depth, device=device)
-    with new_folder(out / name) as folder:
+    record = unused(out / name)
+    with new_folder(record) as folder:
         for run in (result.plain, result.residual):
             save_run(folder / run.arch, run)
         plot_comparison([result.plain, result.residual]).savefig(folder / "figure.png")
     print(f"\n{result.plain.label()}\n")
     print(_format_table(result.table()))
-    print(f"\nRecord: {out / name}\nFigure: {out / name / 'figure.png'}")
+    print(f"\nRecord: {record}\nFigure: {record / 'figure.png'}")
 
 
 def run_data_list(options: argparse.Namespace) -> None:

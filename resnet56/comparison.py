@@ -6,13 +6,23 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from .data import DataSet, pixel_mean
+from .data import DataSet
 from .errors import InputError
 from .files import data_dir
 from .hooks import GradientRecorder
 from .model import build_model
 from .runs import Run, describe_run, load_run
-from .train import Interrupted, ProgressBar, Recipe, Trainer, catch_signals, evaluate, fast_precision, pick_device
+from .train import (
+    LOG_EVERY,
+    Interrupted,
+    ProgressBar,
+    Recipe,
+    Trainer,
+    catch_signals,
+    evaluate,
+    fast_precision,
+    pick_device,
+)
 
 #: Steps and learning rate of a comparison where none are asked for, a few minutes' worth. In a short run the paper's
 #: rate of 0.1 is too high for ResNet-56, whose loss first shoots up and takes hundreds of steps to recover.
@@ -81,7 +91,7 @@ def compare(
     record_every: int = 10,
     progress: bool = True,
 ) -> Comparison:
-    """Train a plain and a residual network with the same seed, data order and recipe, in turn, step by step.
+    """Train a plain and a residual network with the same seed, data order and recipe, in turn, ten steps at a time.
 
     Both start from the very same weights, see the very same augmented images, and are evaluated once on the
     test images, at the end. They train on all training images: nothing is chosen, so nothing is held out.
@@ -116,17 +126,18 @@ def compare(
         for context in (*recorders.values(), *bars.values()):
             stack.enter_context(context)
         caught = stack.enter_context(catch_signals())
-        for _ in range(next(iter(trainers.values())).total_steps):
+        total = next(iter(trainers.values())).total_steps
+        for start in range(0, total, LOG_EVERY):  # in blocks, at whose ends the loss is read from the device
             for arch, trainer in trainers.items():
-                trainer.take_step()
-                bars[arch].advance()
-            if caught:
-                raise Interrupted(caught[0])
+                for _ in range(start, min(start + LOG_EVERY, total)):
+                    trainer.take_step()
+                    bars[arch].advance()
+                    if caught:
+                        raise Interrupted(caught[0])
 
-    mean = pixel_mean(data.train)
     runs = []
     for arch, trainer in trainers.items():
-        test = evaluate(trainer.model, data.test, mean, recipe.precision)
+        test = evaluate(trainer.model, data.test, trainer.batches.mean, recipe.precision)
         about = describe_run(trainer, arch=arch, shortcut="A", data=data, validation=0, test=test)
         runs.append(Run(about, pd.DataFrame(trainer.history), recorders[arch].table()))
     return Comparison(*runs)

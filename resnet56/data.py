@@ -1,9 +1,10 @@
 """Data: where images come from, how they are split, and how they become batches.
 
-A data set is a pair of uint8 tensors on the training device. Batches are cropped, flipped and normalised
-there, for all images at once, as in He et al. (2015), section 4.2.
+A split is a uint8 tensor of images and a tensor of labels. They are moved to the training device whole; batches
+are cropped, flipped and normalised there, for all images at once, as in He et al. (2015), section 4.2.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -100,7 +101,7 @@ def load_data(name: str | None = None) -> DataSet:
     if name == "auto":
         return _load_first_available()
     if name == "cifar10":
-        return _load_cifar10(download=True)
+        return _load_cifar10()
     if name == "shapes10":
         return _load_shapes10()
     if name in NAMES:
@@ -110,8 +111,13 @@ def load_data(name: str | None = None) -> DataSet:
 
 def available_data() -> list[str]:
     """List the names of the data sets that can be loaded without a download."""
-    imported = [name for name in ("cifar10-jpeg", "cifar10-png") if _cache_path(name).exists()]
-    return (["cifar10"] if (data_dir() / "cifar-10-batches-py").is_dir() else []) + imported + ["shapes10"]
+    imported = [name for name in ("cifar10-png", "cifar10-jpeg") if _cache_path(name).exists()]
+    return ["cifar10"] * _has_cifar10() + imported + ["shapes10"]
+
+
+def _has_cifar10() -> bool:
+    folder = data_dir() / "cifar-10-batches-py"
+    return all((folder / name).is_file() for name in ("batches.meta", "data_batch_5", "test_batch"))
 
 
 def _load_first_available() -> DataSet:
@@ -119,19 +125,19 @@ def _load_first_available() -> DataSet:
     if on_disk != "shapes10":
         return load_data(on_disk)
     try:
-        return _load_cifar10(download=True)
+        return _load_cifar10()
     except InputError as error:
         print(f"Notice: using shapes10, the embedded drawings, not CIFAR-10 ({str(error).split(';')[0]}).")
         return _load_shapes10()
 
 
-def _load_cifar10(download: bool) -> DataSet:
+def _load_cifar10() -> DataSet:
     from torchvision.datasets import CIFAR10  # imported here: nothing else needs torchvision
 
     try:
-        if not (data_dir() / "cifar-10-batches-py").is_dir():
+        if not _has_cifar10():
             urllib.request.urlopen(CIFAR10.url, timeout=5).close()  # offline: fail now, not after minutes
-        parts = [CIFAR10(data_dir(), train=train, download=download) for train in (True, False)]
+        parts = [CIFAR10(data_dir(), train=train, download=True) for train in (True, False)]
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "reason", error)
         raise InputError(
@@ -157,7 +163,8 @@ def _load_shapes10() -> DataSet:
     data = _data_set("shapes10", "shapes10", shapes10.CLASSES, arrays)
     if data.fingerprint != SHAPES10_FINGERPRINT:
         raise RuntimeError("shapes10 came out differently on this machine; please report it with your versions")
-    _save_cached(data)
+    with contextlib.suppress(InputError):  # where data/ cannot be written, draw it each time
+        _save_cached(data)
     return data
 
 
@@ -261,14 +268,21 @@ def import_images(path: str | Path, progress: bool = True) -> DataSet:
 
 
 def _folder_files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for root, folders, files in os.walk(folder, followlinks=False):
+    def refuse(error: OSError):
+        raise InputError(f"cannot read {error.filename}: {error.strerror}") from error
+
+    for root, folders, files in os.walk(folder, onerror=refuse, followlinks=False):
         for name in sorted(folders + files):
             path = Path(root, name)
             if path.is_symlink():
                 raise InputError(f"{path} is a link; links are not followed, copy the images themselves")
             if path.is_file():
-                with open(path, "rb") as file:
-                    yield path.relative_to(folder.parent).as_posix(), file.read(MAX_IMAGE_BYTES + 1)
+                try:
+                    with open(path, "rb") as file:
+                        content = file.read(MAX_IMAGE_BYTES + 1)
+                except OSError as error:
+                    refuse(error)
+                yield path.relative_to(folder.parent).as_posix(), content
 
 
 def _tar_files(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -301,7 +315,9 @@ def _decode(content: bytes, name: str) -> np.ndarray:
             if image.size != (32, 32) or image.mode != "RGB":
                 raise InputError(f"{name} is {image.size[0]}x{image.size[1]} {image.mode}, not 32x32 RGB")
             return np.asarray(image).transpose(2, 0, 1)
-    except (OSError, SyntaxError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a damaged or hostile file can raise nearly anything
         raise InputError(f"{name} cannot be decoded: {error}") from error
 
 
@@ -323,7 +339,7 @@ def _check_counts(path: Path, split: str, counts: Counter) -> None:
 def hold_out(split: Split, count: int, seed: int = 0) -> tuple[Split, Split]:
     """Split off ``count`` images for validation, the same number of each class, chosen at random.
 
-    The paper trains on 45,000 of CIFAR-10's 50,000 training images and validates on 5,000 (section 4.2).
+    The paper fixed its schedule on a split of CIFAR-10's training images into 45,000 and 5,000 (section 4.2).
 
     Args:
         split: the training images.

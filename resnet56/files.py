@@ -1,5 +1,6 @@
 """Where files live, and how they are written: whole or not at all."""
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -71,21 +72,22 @@ def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Write a folder whole or not at all: yields an empty one that takes the name ``path`` on success.
 
-    A folder that is there already is replaced, once the new one is complete.
-
     Raises:
-        InputError: if it cannot be written.
+        InputError: if it cannot be written, or there is one of that name.
     """
     path = Path(path)
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
-            content, old = temporary / "new", temporary / "old"
-            content.mkdir()
-            yield content
-            if path.exists():
-                path.rename(old)
-            content.rename(path)
+            os.chmod(temporary, 0o755)
+            yield temporary
+            temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def unused(path: Path) -> Path:
+    """Return ``path``, or if there is something of that name, the first of ``path-2``, ``path-3``, ... without."""
+    names = itertools.chain([path.name], (f"{path.name}-{number}" for number in itertools.count(2)))
+    return next(path.with_name(name) for name in names if not path.with_name(name).exists())

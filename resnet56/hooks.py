@@ -22,13 +22,11 @@ class GradientRecorder:
     Args:
         model: the network.
         every: record the first of every so many steps.
-        first_step: number of the first step seen, for a run that is resumed.
     """
 
-    def __init__(self, model: nn.Module, every: int = 1, first_step: int = 0):
+    def __init__(self, model: nn.Module, every: int = 1):
         self.layers = weighted_layers(model)
         self.every = every
-        self.first_step = first_step
         self._records: list[tuple[int, int, Tensor, Tensor]] = []
         self._hooks: list = []
 
@@ -44,7 +42,7 @@ class GradientRecorder:
         self._hooks.clear()
 
     def _make_hook(self, index: int):
-        step = self.first_step - 1
+        step = -1
 
         @torch.no_grad()
         def hook(weight: Tensor) -> None:

@@ -112,10 +112,10 @@ def plot_gradient_flow(tables: dict[str, pd.DataFrame], conditions: str) -> Figu
         conditions: what was measured on what, in a line, written above.
     """
     figure, axis = plt.subplots(figsize=(7.5, 3.9))
+    deepest = max(table["depth"].max() for table in tables.values())
     for arch, table in tables.items():
         norms = np.exp(np.log(table.set_index("depth")["gradient_norm"]).groupby("depth").mean())
-        shallow = len(norms) < 56
-        axis.plot(norms.index, norms, color=colour(arch), linewidth=1.6, linestyle="--" if shallow else "-",
+        axis.plot(norms.index, norms, color=colour(arch), linewidth=1.6, linestyle="-" if len(norms) == deepest else "--",
                   label=display_name(arch))
     axis.set(xlabel="layer, from input to output", ylabel="L2 norm of the weight gradient", yscale="log")
     axis.legend()
@@ -154,7 +154,7 @@ def _draw_gradient_norms(axis: Axes, runs: list[Run]) -> None:
     for run in runs:
         table = run.gradients
         last = table["step"].max()
-        for step, dashes, words in ((0, (2, 1.2), "first step"), (last, "", f"step {last + 1:,}")):
+        for step, dashes, words in ((0, (2, 1.2), "step 0"), (last, "", f"step {last:,}")):
             rows = table[table["step"] == step]
             axis.plot(rows["depth"], rows["gradient_norm"], color=colour(run.arch), linewidth=1.4,
                       dashes=dashes or (None, None), label=f"{display_name(run.arch)}, {words}")

@@ -139,7 +139,9 @@ def load_run(folder: str | Path) -> Run:
         history = pd.read_csv(folder / "history.csv")
         gradients = _load_gradients(folder / "gradients.npz") if "gradients.npz" in about["files"] else None
         return Run(about, history, gradients)
-    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except InputError:
+        raise
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"recorded run {folder.name} cannot be read ({error}); get it again") from error
 
 

@@ -5,12 +5,13 @@ to its end. Nothing here knows about figures, the command line or the book.
 """
 
 import dataclasses
+import io
 import math
-import pickle
 import platform
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Recipe:
         check("weight_decay", 0 <= self.weight_decay < math.inf, "zero or positive")
         check("milestones", all(0 < m < 1 for m in self.milestones), "fractions of the run, between 0 and 1")
         check("warmup", self.warmup >= 0, "zero or positive")
-        check("seed", self.seed >= 0, "zero or positive")
+        check("seed", 0 <= self.seed < 2**32, "from 0 to 4,294,967,295")
         check("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS))
 
     def total_steps(self, images: int) -> int:
@@ -261,10 +262,11 @@ class Trainer:
         """Return what :meth:`load_state_dict` needs to go on from here; order and augmentation follow from the step.
 
         Raises:
-            NonFiniteLoss: if a weight or a loss is not finite, so that a broken run is never saved.
+            NonFiniteLoss: if a weight, a running statistic or a loss is not finite, so that a broken run is never saved.
         """
-        values = [*self.model.parameters(), *(loss for loss, _ in self._unread)]
-        self._check_finite(all(bool(value.isfinite().all()) for value in values), "loss or a weight")
+        values = [value for value in self.model.state_dict().values() if value.is_floating_point()]
+        finite = torch.stack([value.isfinite().all() for value in values + [loss for loss, _ in self._unread]])
+        self._check_finite(bool(finite.all()), "loss or a weight")
         return {
             "step": self.step,
             "seconds": self.seconds,
@@ -280,7 +282,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = list(state["history"])
-        self._unread = list(state["unread"])
+        self._unread = [tuple(value.to(self.device) for value in pair) for pair in state["unread"]]
 
 
 def fit(
@@ -467,7 +469,9 @@ class Checkpoint:
             "versions": versions(),
             "trainer": trainer.state_dict(),
         }
-        write_file(self.path, lambda file: torch.save(content, file))
+        buffer = io.BytesIO()  # torch.save reports a full disk in an error of its own; a plain write does not
+        torch.save(content, buffer)
+        write_file(self.path, lambda file: file.write(buffer.getbuffer()))
 
 
 def load_checkpoint(path: str | Path) -> dict:
@@ -483,10 +487,12 @@ def load_checkpoint(path: str | Path) -> dict:
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        with warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise nearly anything
         raise InputError(f"{path} is damaged or not a checkpoint; delete it, or give another one") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    expected = {field.name for field in dataclasses.fields(Checkpoint)} - {"path"} | {"recipe", "mean", "trainer"}
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not expected <= content.keys():
         raise InputError(f"{path} is not a checkpoint made by `resnet56 train`; give one that is")
     return content
 

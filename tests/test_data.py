@@ -202,6 +202,8 @@ BAD_MEMBERS = {
     "symlink": (dict(name="train/cat/x.png", kind=tarfile.SYMTYPE, target="/etc/passwd"), "is a link"),
     "hardlink": (dict(name="train/cat/x.png", kind=tarfile.LNKTYPE, target="train/cat/0000.png"), "is a link"),
     "device": (dict(name="train/cat/x.png", kind=tarfile.CHRTYPE), "is a link or a device"),
+    "bomb": (dict(name="train/cat/x.png", content=png_bytes()[:16] + b"\0\0\xea\x60" * 2 + png_bytes()[24:]), "cannot be decoded"),
+    "half a header": (dict(name="train/cat/x.png", content=png_bytes()[:20]), "cannot be decoded"),
     "huge": (dict(name="train/cat/x.png", content=bytes(2 << 20)), "2,097,152 bytes"),
     "misplaced": (dict(name="cat.png"), "not of the form"),
     "one too many": (dict(name="train/cat/x.png"), "equal size"),

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from resnet56 import InputError, Recipe, compare, find_runs, load_comparison, load_run
-from resnet56.files import new_folder, write_file
+from resnet56.files import new_folder, unused, write_file
 from resnet56.plots import plot_comparison, plot_gradient_heatmaps
 from resnet56.runs import save_run
 
@@ -120,8 +120,10 @@ def test_a_folder_appears_only_when_complete(tmp_path):
         (folder / "half").write_text("half")
         1 / 0
     assert not list((tmp_path / "runs").iterdir())
-    for text in ("first", "second"):
-        with new_folder(tmp_path / "runs" / "run") as folder:
-            (folder / "file").write_text(text)
+    with new_folder(tmp_path / "runs" / "run") as folder:
+        (folder / "file").write_text("first")
+    with pytest.raises(InputError, match="cannot write"), new_folder(tmp_path / "runs" / "run") as folder:
+        (folder / "file").write_text("second")
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run"]
-    assert (tmp_path / "runs" / "run" / "file").read_text() == "second"
+    assert (tmp_path / "runs" / "run" / "file").read_text() == "first"
+    assert unused(tmp_path / "runs" / "run").name == "run-2"
