@@ -20,10 +20,11 @@ book: $(READY)  ## Build the book: _build/html/index.html
 	$(BIN)/jupyter-book build . -W -n --keep-going --all -q
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
+COMPARE_FLAGS = $(strip $(if $(STEPS),--steps $(STEPS)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DEPTH),--depth $(DEPTH)) \
+    $(if $(SEED),--seed $(SEED)) $(if $(DATA),--data $(DATA)) $(if $(DEVICE),--device $(DEVICE)))
+
 compare: $(READY)  ## Train plain-56 and ResNet-56 side by side on this machine
-	$(BIN)/python -m resnet56 compare $(if $(STEPS),--steps $(STEPS)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
-	    $(if $(DEPTH),--depth $(DEPTH)) $(if $(SEED),--seed $(SEED)) $(if $(DATA),--data $(DATA)) \
-	    $(if $(DEVICE),--device $(DEVICE))
+	$(BIN)/python -m resnet56 compare $(COMPARE_FLAGS)
 
 test: export RESNET56_DATA = $(BOOK_DATA)
 test: $(READY)  ## Run the unit tests, then re-execute every notebook and compare its outputs
