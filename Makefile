@@ -36,7 +36,7 @@ lab: $(READY)  ## Open the notebooks in JupyterLab
 
 notebooks: export RESNET56_DATA = $(BOOK_DATA)
 notebooks: $(READY)  ## Execute the notebooks in place, so that their stored outputs are fresh
-	$(BIN)/python -m jupyter nbconvert --execute --inplace book/*.ipynb
+	$(BIN)/python -m jupyter nbconvert --execute --inplace --ExecutePreprocessor.record_timing=False book/*.ipynb
 
 clean:  ## Remove what was built; data sets, checkpoints, records and .venv stay
 	rm -rf _build .pytest_cache *.egg-info

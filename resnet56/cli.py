@@ -10,7 +10,7 @@ import torch
 
 from . import data as data_module
 from .comparison import compare, default_recipe
-from .data import DataSet, available_data, import_images, load_data
+from .data import available_data, import_images, load_data
 from .errors import InputError
 from .files import check_writable, data_dir, new_folder, unused
 from .model import build_model, parse_arch
