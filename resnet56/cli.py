@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,30 +11,19 @@ import pandas as pd
 import torch
 
 from . import data as data_module
+from .checkpoint import Checkpoint, load_checkpoint, load_model, resume
 from .comparison import compare, default_recipe
 from .data import available_data, import_images, load_data
+from .devices import DEVICES, fast_precision, hardware, pick_device
+from .distributed import first_process_first, process_group, rank, world_size
+from .engine import Engine
 from .errors import InputError
 from .files import check_writable, data_dir, new_folder, unused
 from .model import build_model, parse_arch
-from .runs import Run, describe_run, hardware, save_run
-from .train import (
-    DEVICES,
-    PAPER,
-    PRECISIONS,
-    Checkpoint,
-    Interrupted,
-    NonFiniteLoss,
-    Recipe,
-    Trainer,
-    evaluate,
-    fast_precision,
-    fit,
-    load_checkpoint,
-    load_model,
-    pick_device,
-    resume,
-    split_train,
-)
+from .progress import Interrupted
+from .recipe import PRECISIONS, PRESETS, Recipe
+from .runs import Run, describe_run, save_run
+from .train import NonFiniteLoss, evaluate, fit, split_train
 
 RECIPE_FLAGS = ("epochs", "iterations", "batch_size", "lr", "warmup", "seed", "precision")
 
@@ -78,13 +69,16 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("train", run_train, "Train one network; by default with the paper's recipe.")
     sub.add_argument("--arch", help="plainN or resnetN, N = 6n+2 (default: resnet56)")
     sub.add_argument("--shortcut", help="shortcut option A or B (default: A, the paper's for CIFAR-10)")
-    sub.add_argument("--epochs", type=float, help="length of the run in epochs (default: 64,000 iterations)")
+    sub.add_argument("--preset", choices=PRESETS, help="recipe to start from: the paper's (default), or a tenth of its epochs")
+    sub.add_argument("--epochs", type=float, help="length of the run in epochs (default: the preset's)")
     sub.add_argument("--iterations", type=int, help="length of the run in steps, instead of --epochs")
     _add_recipe_flags(sub)
     sub.add_argument("--warmup", type=int, help="first steps at a tenth of the rate (default: 0; the paper: 400 for depth 110)")
     sub.add_argument("--validation", type=int, help="training images held out for validation (default: 5000; 0 for none)")
     _add_data_flag(sub)
     _add_device_flag(sub)
+    sub.add_argument("--compile", action="store_true", help="merge kernels with PyTorch's compiler, which takes minutes first")
+    sub.add_argument("--deterministic", action="store_true", help="the same bits again on the same GPU; slower (CPUs always do)")
     sub.add_argument("--out", type=Path, help="folder for checkpoints/ and runs/ (default: the project's data/)")
     sub.add_argument("--resume", type=Path, metavar="PATH", help="go on with the run saved in this checkpoint")
 
@@ -111,8 +105,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch-size", type=int, help="images a step (default: 128)")
-    parser.add_argument("--lr", type=float, help="initial learning rate (default: 0.1)")
+    parser.add_argument("--batch-size", type=int, help="images a step, of all processes together (default: 128)")
+    parser.add_argument("--lr", type=float, help="learning rate (default: the recipe's)")
     parser.add_argument("--seed", type=int, help="of initial weights, data order and augmentation (default: 0)")
     parser.add_argument("--precision", choices=PRECISIONS, help="default: bf16 where the device has it, else fp32")
 
@@ -131,13 +125,23 @@ def _add_device_flag(parser: argparse.ArgumentParser) -> None:
 def run_train(options: argparse.Namespace) -> None:
     """Train one network, with checkpoints, and record it."""
     given = vars(options)
-    device = pick_device(given.get("device", "auto"))
+    if "deterministic" in given:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks
+        torch.use_deterministic_algorithms(True)
+    if "compile" in given and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "c++", "cl"))):
+        raise InputError("--compile needs a C++ compiler; install one (g++), or leave --compile out")
+    with process_group(pick_device(given.get("device", "auto"))) as device:
+        _train(given, device)
+
+
+def _train(given: dict, device: torch.device) -> None:
     settings = {"arch": "resnet56", "shortcut": "A", "validation": 5000, "data": None}
-    recipe = dataclasses.replace(PAPER, precision=fast_precision(device))
+    recipe = dataclasses.replace(PRESETS[given.get("preset", "paper")], precision=fast_precision(device))
     if "resume" in given:
-        saved = load_checkpoint(options.resume)
+        saved = load_checkpoint(given["resume"])
         settings = {key: saved[key] for key in settings}
-        recipe = Recipe(**saved["recipe"])
+        if "preset" not in given:
+            recipe = Recipe(**saved["recipe"])
     settings |= {key: given[key] for key in settings if key in given}
     family, depth = parse_arch(settings["arch"])
     settings["arch"] = f"{family}{depth}"
@@ -146,13 +150,14 @@ def run_train(options: argparse.Namespace) -> None:
     torch.manual_seed(recipe.seed)
     model = build_model(settings["arch"], settings["shortcut"])
     out = given.get("out", data_dir())
-    if "resume" in given and "out" not in given and options.resume.resolve().parent.name == "checkpoints":
-        out = options.resume.resolve().parent.parent  # where the run began
+    if "resume" in given and "out" not in given and given["resume"].resolve().parent.name == "checkpoints":
+        out = given["resume"].resolve().parent.parent  # where the run began
     for folder in (out / "checkpoints", out / "runs"):
         check_writable(folder)
-    data = load_data(settings["data"])
+    with first_process_first():
+        data = load_data(settings["data"])
     train, validation = split_train(data, settings["validation"])
-    trainer = Trainer(model, train, recipe, device)
+    trainer = Engine(model, train, recipe, device, compiled="compile" in given)
 
     shortcut = "-B" if settings["shortcut"] == "B" and family == "resnet" else ""
     name = f"{settings['arch']}{shortcut}-{data.name}-{trainer.total_steps}-steps-seed-{recipe.seed}"
@@ -162,18 +167,22 @@ def run_train(options: argparse.Namespace) -> None:
     )
     if "resume" in given:
         resume(trainer, checkpoint)
-        print(f"Going on at step {trainer.step:,} of {trainer.total_steps:,}.")
     elif checkpoint.path.exists():
         raise InputError(f"{checkpoint.path} is there already; go on with --resume {checkpoint.path}, or delete it")
 
-    print(f"{settings['arch']} on {data.title}: {trainer.total_steps:,} steps of {recipe.batch_size} images, "
-          f"seed {recipe.seed}, {recipe.precision} on {hardware(device)['name']}")
+    processes = f", {world_size()} processes" * (world_size() > 1)
+    _say(f"{settings['arch']} on {data.title}: {trainer.total_steps:,} steps of {recipe.batch_size} images, "
+         f"seed {recipe.seed}, {recipe.precision} on {hardware(device)['name']}{processes}")
+    if trainer.step:
+        _say(f"Going on at step {trainer.step:,}.")
     try:
         history = fit(trainer, validation=validation, checkpoint=checkpoint)
     except Interrupted:
-        print(f"Saved at step {trainer.step:,}. Go on with: resnet56 train --resume {checkpoint.path}", file=sys.stderr)
+        _say(f"Saved at step {trainer.step:,}. Go on with: resnet56 train --resume {checkpoint.path}", file=sys.stderr)
         raise
     test = evaluate(trainer.model, data.test, trainer.batches.mean, recipe.precision)
+    if rank() > 0:
+        return
     about = describe_run(trainer, arch=settings["arch"], shortcut=settings["shortcut"], data=data,
                          validation=settings["validation"], test=test)
     record = unused(out / "runs" / name)
@@ -232,6 +241,12 @@ def run_data_import(options: argparse.Namespace) -> None:
     data = import_images(options.path)
     print(f"{data.title}: {len(data.train):,} training and {len(data.test):,} test images, sha256 {data.fingerprint}")
     print(f"Use it with --data {data.name} or RESNET56_DATA={data.name}.")
+
+
+def _say(*words, **options) -> None:
+    """Print, once, however many processes there are."""
+    if rank() == 0:
+        print(*words, **options)
 
 
 def _replace(recipe: Recipe, given: dict) -> Recipe:

@@ -7,22 +7,15 @@ import pandas as pd
 import torch
 
 from .data import DataSet
+from .devices import fast_precision, pick_device
+from .engine import Engine
 from .errors import InputError
 from .files import data_dir
 from .hooks import GradientRecorder
 from .model import build_model
+from .recipe import Recipe
 from .runs import Run, describe_run, load_run
-from .train import (
-    LOG_EVERY,
-    Interrupted,
-    ProgressBar,
-    Recipe,
-    Trainer,
-    catch_signals,
-    evaluate,
-    fast_precision,
-    pick_device,
-)
+from .train import evaluate, fit_together
 
 #: Steps and learning rate of a comparison where none are asked for, a few minutes' worth. In a short run the paper's
 #: rate of 0.1 is too high for ResNet-56, whose loss first shoots up and takes hundreds of steps to recover.
@@ -112,28 +105,12 @@ def compare(
         Interrupted: on SIGINT or SIGTERM.
     """
     trainers, recorders = {}, {}
-    for arch in (f"plain{depth}", f"resnet{depth}"):
-        torch.manual_seed(recipe.seed)
-        trainers[arch] = Trainer(build_model(arch), data.train, recipe, device)
-        recorders[arch] = GradientRecorder(trainers[arch].model, record_every)
-
-    width = max(map(len, trainers))
-    bars = {
-        arch: ProgressBar(trainer, progress, position, f"{arch:>{width}}")
-        for position, (arch, trainer) in enumerate(trainers.items())
-    }
     with ExitStack() as stack:
-        for context in (*recorders.values(), *bars.values()):
-            stack.enter_context(context)
-        caught = stack.enter_context(catch_signals())
-        total = next(iter(trainers.values())).total_steps
-        for start in range(0, total, LOG_EVERY):  # in blocks, at whose ends the loss is read from the device
-            for arch, trainer in trainers.items():
-                for _ in range(start, min(start + LOG_EVERY, total)):
-                    trainer.take_step()
-                    bars[arch].advance()
-                    if caught:
-                        raise Interrupted(caught[0])
+        for arch in (f"plain{depth}", f"resnet{depth}"):
+            torch.manual_seed(recipe.seed)
+            trainers[arch] = Engine(build_model(arch), data.train, recipe, device)
+            recorders[arch] = stack.enter_context(GradientRecorder(trainers[arch], record_every))
+        fit_together(trainers, progress=progress)
 
     runs = []
     for arch, trainer in trainers.items():

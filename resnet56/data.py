@@ -423,18 +423,27 @@ class Batches:
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the images, float32 ``(batch_size, 3, 32, 32)``, and labels, ``(batch_size,)``, of one step."""
+        return self.views(self.draw(step))
+
+    def draw(self, step: int) -> Tensor:
+        """Return what chance decides for one step, int64 ``(4, batch_size)``: image, crop's top and left, mirrored or not."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._draw(epoch)
-        part = slice(position * self.batch_size, (position + 1) * self.batch_size)
-        batch = self.split[self._order[part]]
-        return augment(batch.pixels, self.mean, self._top[part], self._left[part], self._flip[part]), batch.labels
+            self._draws = self._draw_epoch(epoch)
+            self._epoch = epoch
+        return self._draws[:, position * self.batch_size : (position + 1) * self.batch_size]
 
-    def _draw(self, epoch: int) -> None:
+    def views(self, draw: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the augmented images and the labels of one draw; nothing here waits for the device."""
+        chosen, top, left, flip = draw
+        batch = self.split[chosen]
+        return augment(batch.pixels, self.mean, top, left, flip.bool()), batch.labels
+
+    def _draw_epoch(self, epoch: int) -> Tensor:
         """Draw the epoch's randomness on the CPU, so that it is the same whatever the device."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        count, device = len(self.split), self.split.labels.device
-        self._order = torch.randperm(count, generator=generator).to(device)
-        self._top, self._left = torch.randint(0, 2 * PAD + 1, (2, count), generator=generator).to(device)
-        self._flip = torch.randint(0, 2, (count,), generator=generator).bool().to(device)
-        self._epoch = epoch
+        count = len(self.split)
+        order = torch.randperm(count, generator=generator)
+        corners = torch.randint(0, 2 * PAD + 1, (2, count), generator=generator)
+        flip = torch.randint(0, 2, (1, count), generator=generator)
+        return torch.cat([order[None], corners, flip]).to(self.split.labels.device)

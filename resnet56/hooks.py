@@ -1,53 +1,80 @@
 """Hooks: look inside a network while it trains, without touching the training loop."""
 
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from .model import STAGES, weighted_layers
 
+if TYPE_CHECKING:
+    from .train import Trainer
+
 
 class GradientRecorder:
     """Record the norm of every weighted layer's gradient while a network trains.
 
     It hangs a hook on each weight that fires when backpropagation has written the weight's gradient; the
-    norm is taken there, on the device, and read only when the table is asked for. A step is one backward
-    pass. On leaving the ``with`` block the hooks are gone.
+    norm is taken there, on the device, and read only when the table is asked for. On leaving the ``with``
+    block the hooks are gone.
 
     Example:
-        >>> with GradientRecorder(model, every=50) as recorder:
+        >>> with GradientRecorder(trainer, every=50) as recorder:
         ...     fit(trainer)
         >>> recorder.table()
 
     Args:
-        model: the network.
-        every: record the first of every so many steps.
+        network: a trainer; or a model, for a training loop of your own, where each backward pass is taken for a step.
+        every: record the first of every so many steps. Only these have hooks on a trainer's model, so that the
+            others cost nothing.
     """
 
-    def __init__(self, model: nn.Module, every: int = 1):
-        self.layers = weighted_layers(model)
+    def __init__(self, network: "nn.Module | Trainer", every: int = 1):
+        self.trainer = None if isinstance(network, nn.Module) else network
+        self.layers = weighted_layers(self.trainer.model if self.trainer else network)
         self.every = every
         self._records: list[tuple[int, int, Tensor, Tensor]] = []
         self._hooks: list = []
 
     def __enter__(self) -> "GradientRecorder":
-        for index, (_, module) in enumerate(self.layers):
-            hook = self._make_hook(index)
-            self._hooks.append(module.weight.register_post_accumulate_grad_hook(hook))
+        if self.trainer:
+            self.trainer.recorders.append(self)
+        else:
+            self._hang_hooks(itertools.count)
         return self
 
     def __exit__(self, *exception) -> None:
+        if self.trainer:
+            self.trainer.recorders.remove(self)
+        self._remove_hooks()
+
+    @contextmanager
+    def at_step(self, step: int) -> Iterator[None]:
+        """Record the step that a trainer takes in this context, if its number is a multiple of ``every``."""
+        if step % self.every == 0:
+            self._hang_hooks(lambda: itertools.repeat(step))
+        try:
+            yield
+        finally:
+            self._remove_hooks()
+
+    def _hang_hooks(self, steps: Callable[[], Iterator[int]]) -> None:
+        for index, (_, module) in enumerate(self.layers):
+            self._hooks.append(module.weight.register_post_accumulate_grad_hook(self._make_hook(index, steps())))
+
+    def _remove_hooks(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
 
-    def _make_hook(self, index: int):
-        step = -1
-
+    def _make_hook(self, index: int, steps: Iterator[int]):
         @torch.no_grad()
         def hook(weight: Tensor) -> None:
-            nonlocal step
-            step += 1
+            step = next(steps)
             if step % self.every == 0:
                 self._records.append((step, index, weight.grad.norm(), weight.norm()))
 

@@ -8,7 +8,6 @@ where gradients were recorded, ``gradients.npz`` (arrays named ``steps`` (T,), `
 import dataclasses
 import hashlib
 import json
-import platform
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from .data import DataSet
+from .devices import hardware, versions
 from .errors import InputError
 from .files import data_dir
 from .model import count_parameters
-from .train import Score, Trainer, versions
+from .train import Score, Trainer
 
 NORMS = ("gradient_norm", "weight_norm")
 
@@ -95,6 +94,7 @@ def describe_run(
             "test_loss": test.loss,
             "test_error": test.error,
         },
+        "how": trainer.how,
         "seconds": round(trainer.seconds, 1),
         "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "hardware": hardware(trainer.device),
@@ -173,25 +173,6 @@ def _checksum(about: dict) -> str:
     """Return the sha256 of everything in ``about`` but its own ``checksum``."""
     rest = {key: value for key, value in about.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def hardware(device: torch.device) -> dict:
-    """Describe the device: its ``type``, its ``name``, and for a CPU the number of ``threads`` in use."""
-    if device.type == "cuda":
-        return {"type": "cuda", "name": torch.cuda.get_device_name(device)}
-    if device.type == "mps":
-        return {"type": "mps", "name": f"{platform.machine()} GPU"}
-    threads = torch.get_num_threads()
-    return {"type": "cpu", "name": f"{_cpu_name()}, {threads} thread{'s' * (threads > 1)}", "threads": threads}
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def commit() -> str | None:

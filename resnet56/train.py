@@ -1,101 +1,31 @@
-"""Training: the recipe of He et al. (2015), section 4.2, one step at a time, with checkpoints.
+"""Training: one network, one step at a time.
 
-:class:`Trainer` takes single steps, so that several networks can be trained in turn; :func:`fit` drives one
-to its end. Nothing here knows about figures, the command line or the book.
+:class:`Trainer` is the plain loop, to be read; :class:`resnet56.engine.Engine` takes the same steps faster. :func:`fit`
+drives one to its end, :func:`fit_together` several in turn. Nothing here knows about figures, the command line or the book.
 """
 
-import dataclasses
-import io
 import math
-import platform
 import signal
-import threading
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from .checkpoint import Checkpoint
 from .data import Batches, DataSet, Split, hold_out, normalise
-from .errors import InputError
-from .files import write_file
-from .model import build_model
+from .devices import pick_device
+from .distributed import any_process, copy_from_first, rank, total, world_size
+from .progress import Interrupted, ProgressBar, catch_signals
+from .recipe import Recipe
 
-LOG_EVERY = 10  # steps between two rows of the history; the loss is read from the device only then
-DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("fp32", "bf16")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained: SGD with momentum and a step schedule.
-
-    Attributes:
-        iterations: number of steps; give this or ``epochs``.
-        epochs: passes over the training images (whole batches only); may be fractional.
-        batch_size: images a step.
-        lr: initial learning rate.
-        momentum: of SGD.
-        weight_decay: L2 penalty, on every parameter.
-        milestones: the learning rate is divided by 10 when these fractions of the run are done.
-        warmup: number of first steps taken at a tenth of the learning rate (the paper's ResNet-110).
-        seed: of the initial weights (where the caller builds them), the data order and the augmentation.
-        precision: ``"fp32"``, or ``"bf16"`` for bfloat16 autocast.
-
-    Raises:
-        InputError: if a value makes no sense.
-    """
-
-    iterations: int | None = None
-    epochs: float | None = None
-    batch_size: int = 128
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    warmup: int = 0
-    seed: int = 0
-    precision: str = "fp32"
-
-    def __post_init__(self):
-        def check(name: str, good: bool, what: str):
-            if not good:
-                raise InputError(f"{name} must be {what}, not {getattr(self, name)!r}")
-
-        if (self.iterations is None) == (self.epochs is None):
-            raise InputError("give either iterations or epochs")
-        check("iterations", self.iterations is None or self.iterations >= 1, "at least 1")
-        check("epochs", self.epochs is None or 0 < self.epochs < math.inf, "positive")
-        check("batch_size", self.batch_size >= 1, "at least 1")
-        check("lr", 0 < self.lr < math.inf, "positive")
-        check("momentum", 0 <= self.momentum < 1, "from 0 up to, not including, 1")
-        check("weight_decay", 0 <= self.weight_decay < math.inf, "zero or positive")
-        check("milestones", all(0 < m < 1 for m in self.milestones), "fractions of the run, between 0 and 1")
-        check("warmup", self.warmup >= 0, "zero or positive")
-        check("seed", 0 <= self.seed < 2**32, "from 0 to 4,294,967,295")
-        check("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS))
-
-    def total_steps(self, images: int) -> int:
-        """Return the length of the run, in steps, on a training set of ``images`` images."""
-        if self.iterations is not None:
-            return self.iterations
-        return max(1, round(self.epochs * (images // self.batch_size)))
-
-    def lr_at(self, step: int, total_steps: int) -> float:
-        """Return the learning rate of step number ``step`` (from 0) of ``total_steps``."""
-        passed = sum(step >= milestone * total_steps for milestone in self.milestones)
-        return self.lr * 0.1 ** (passed + (step < self.warmup))
-
-
-#: The paper's recipe for CIFAR-10, 64k iterations, the learning rate divided by 10 at 32k and 48k.
-PAPER = Recipe(iterations=64_000)
+LOG_EVERY = 10  # steps between two rows of the history
+SAVE_EVERY = 60  # seconds between two checkpoints
 
 
 @dataclass(frozen=True)
@@ -120,176 +50,167 @@ class NonFiniteLoss(ArithmeticError):
     """The loss or a weight became infinite or not a number; training stopped."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM arrived; the step was finished and, where there is a checkpoint, it was saved.
-
-    Attributes:
-        signum: the number of the signal.
-    """
-
-    def __init__(self, signum: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum = signum
-
-
-# --- Devices ------------------------------------------------------------------------------------------
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """Return the device called ``name``; ``auto`` takes the first of cuda, mps and cpu that is there.
-
-    Raises:
-        InputError: if the name is unknown or this machine has no such device.
-    """
-    if name not in DEVICES:
-        raise InputError(f"unknown device {name!r}: use one of {', '.join(DEVICES)}")
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(device for device, available in there.items() if available)
-    if not there[name]:
-        raise InputError(f"no {name} device on this machine: use --device auto or --device cpu")
-    return torch.device(name)
-
-
-def fast_precision(device: torch.device) -> str:
-    """Return ``"bf16"`` where ``device`` computes in bfloat16 by hardware, else ``"fp32"``."""
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = device.type == "cpu" and "bf16" in _cpu_features()
-    return "bf16" if fast else "fp32"
-
-
-def _cpu_features() -> str:
-    """Return the processor's feature flags as the kernel lists them; empty where it does not."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    return " ".join(flag for flag in flags.split() if flag in ("avx512_bf16", "amx_bf16"))
-
-
-def _autocast(device: torch.device, precision: str):
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-# --- Training -----------------------------------------------------------------------------------------
-
-
 class Trainer:
-    """A network in training: all that the next step needs.
+    """A network in training: all that the next step needs. This is the plain loop.
 
     Args:
         model: the network; it is moved to ``device``.
         train: the training images.
         recipe: how to train.
-        device: where, a name for :func:`pick_device` or a device.
+        device: where, a name for :func:`resnet56.devices.pick_device` or a device.
 
     Attributes:
         step: number of steps taken.
         total_steps: number of steps to take.
-        seconds: time spent in training steps, in seconds.
-        history: one dict each ``LOG_EVERY`` steps and at the end of each epoch: ``step`` (steps taken so far), ``epoch``, ``lr`` (of the
-            last of these steps), ``train_loss`` (nats) and ``train_error`` (percent), both means over the
-            augmented batches of these steps; rows made by :func:`fit` with a validation set also have
-            ``validation_loss`` and ``validation_error``.
+        seconds: time spent in training steps, in seconds. Networks that train at once on a GPU share the time: theirs
+            add up to the whole.
+        history: one dict each ``LOG_EVERY`` steps and at the end of each epoch: ``step`` (steps taken so far),
+            ``epoch``, ``lr`` (of the last of these steps), ``train_loss`` (nats, with the recipe's label smoothing) and
+            ``train_error`` (percent), both means over the augmented batches of these steps; rows made by :func:`fit`
+            with a validation set also have ``validation_loss`` and ``validation_error``. On a CPU the rows are there at
+            once, elsewhere at the end of each epoch, so that the device is not waited for in between.
+        how: what records say of the loop, a dict.
+        recorders: who looks on at the steps, such as :class:`resnet56.hooks.GradientRecorder`: before each step the
+            trainer enters the context ``recorder.at_step(step)``.
     """
 
     def __init__(self, model: nn.Module, train: Split, recipe: Recipe, device: str | torch.device = "auto"):
         self.device = pick_device(device) if isinstance(device, str) else device
-        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.model = model.to(self.device)
         self.recipe = recipe
         self.batches = Batches(train.to(self.device), recipe.batch_size, recipe.seed)
         self.optimizer = torch.optim.SGD(
-            model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+            parameter_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
         )
         self.total_steps = recipe.total_steps(len(train))
         self.step = 0
         self.seconds = 0.0
+        self.how = {"loop": "plain"}
         self.history: list[dict] = []
-        self._unread: list[tuple[Tensor, Tensor]] = []  # losses and errors still on the device
+        self.recorders: list = []
+        self._unread: list[Tensor] = []  # (loss, share of errors) of the last steps, still on the device
 
     def take_step(self) -> None:
         """Train on one batch.
 
         Raises:
-            NonFiniteLoss: if the loss of one of the last ``LOG_EVERY`` steps was not finite; looked at each
-                ``LOG_EVERY`` steps.
+            NonFiniteLoss: if the loss is not finite; looked at when the history is written.
         """
         started = time.perf_counter()
         lr = self.recipe.lr_at(self.step, self.total_steps)
+        with ExitStack() as stack:
+            for recorder in self.recorders:
+                stack.enter_context(recorder.at_step(self.step))
+            self._unread.append(self._update(self.batches.draw(self.step), lr))
+        self.step += 1
+        if self.epoch_done() or (self.device.type == "cpu" and self.step % LOG_EVERY == 0):
+            self._log()
+        self.seconds += time.perf_counter() - started
+
+    def _update(self, draw: Tensor, lr: float) -> Tensor:
+        """Take one step of SGD on the batch that ``draw`` stands for; return its loss and share of errors, ``(2,)``."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        images, labels = self.batches[self.step]
-        images = images.contiguous(memory_format=torch.channels_last)
-
+        images, labels = self.batches.views(draw)
         self.model.train()
-        with _autocast(self.device, self.recipe.precision):
+        with autocast(self.device, self.recipe.precision):
             logits = self.model(images)
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-
-        self.step += 1
-        self._unread.append((loss.detach(), (logits.argmax(dim=1) != labels).float().mean()))
-        if self.step % LOG_EVERY == 0 or self.epoch_done():
-            self._log(lr)
-        self.seconds += time.perf_counter() - started
+        return torch.stack([loss.detach(), (logits.argmax(dim=1) != labels).float().mean()])
 
     def epoch_done(self) -> bool:
         """Tell whether the last step ended an epoch, or the run."""
-        return self.step % self.batches.steps_per_epoch == 0 or self.step == self.total_steps
+        return self._ends_epoch(self.step)
 
-    def _log(self, lr: float) -> None:
-        loss, error = torch.tensor([torch.stack(column).mean() for column in zip(*self._unread, strict=True)]).tolist()
+    def _ends_epoch(self, step: int) -> bool:
+        return step % self.batches.steps_per_epoch == 0 or step == self.total_steps
+
+    def _log(self) -> None:
+        """Read the losses from the device and write the rows of the history that they complete."""
+        block = []
+        for step, values in enumerate(torch.stack(self._unread).tolist(), start=self.step - len(self._unread) + 1):
+            block.append(values)
+            if step % LOG_EVERY == 0 or self._ends_epoch(step):
+                loss, error = map(fmean, zip(*block, strict=True))
+                self._check_finite(math.isfinite(loss), "loss", step)
+                self.history.append(
+                    {
+                        "step": step,
+                        "epoch": step / self.batches.steps_per_epoch,
+                        "lr": self.recipe.lr_at(step - 1, self.total_steps),
+                        "train_loss": loss,
+                        "train_error": 100 * error,
+                    }
+                )
+                block = []
         self._unread.clear()
-        self._check_finite(math.isfinite(loss), "loss")
-        epoch = self.step / self.batches.steps_per_epoch
-        self.history.append(
-            {"step": self.step, "epoch": epoch, "lr": lr, "train_loss": loss, "train_error": 100 * error}
-        )
 
-    def _check_finite(self, finite: bool, what: str) -> None:
+    def _check_finite(self, finite: bool, what: str, step: int) -> None:
         if not finite:
             raise NonFiniteLoss(
-                f"the {what} is no longer finite at step {self.step} of {self.total_steps}; "
+                f"the {what} is no longer finite at step {step} of {self.total_steps}; "
                 f"train again with a learning rate below {self.recipe.lr:g}"
             )
 
     def state_dict(self) -> dict:
-        """Return what :meth:`load_state_dict` needs to go on from here; order and augmentation follow from the step.
+        """Return what :meth:`load_state_dict` needs to go on from here.
+
+        The order of the images and their augmentation are functions of the seed and the step, so the step stands for
+        the state of the sampler and of the random generators.
 
         Raises:
-            NonFiniteLoss: if a weight, a running statistic or a loss is not finite, so that a broken run is never saved.
+            NonFiniteLoss: if a weight, a running statistic or a loss is not finite: a broken run is never saved.
         """
         values = [value for value in self.model.state_dict().values() if value.is_floating_point()]
-        finite = torch.stack([value.isfinite().all() for value in values + [loss for loss, _ in self._unread]])
-        self._check_finite(bool(finite.all()), "loss or a weight")
+        finite = torch.stack([value.isfinite().all() for value in values + self._unread])
+        self._check_finite(bool(finite.all()), "loss or a weight", self.step)
         return {
             "step": self.step,
             "seconds": self.seconds,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "momentum": [self._momentum(parameter).clone() for parameter in self.model.parameters()],
             "history": self.history,
             "unread": self._unread,
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from where :meth:`state_dict` was called."""
+        """Go on from where :meth:`state_dict` was called, on this trainer or another of the same network and recipe."""
         self.step, self.seconds = state["step"], state["seconds"]
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, momentum in zip(self.model.parameters(), state["momentum"], strict=True):
+            self._momentum(parameter).copy_(momentum)
         self.history = list(state["history"])
-        self._unread = [tuple(value.to(self.device) for value in pair) for pair in state["unread"]]
+        self._unread = [values.to(self.device) for values in state["unread"]]
+
+    def _momentum(self, parameter: nn.Parameter) -> Tensor:
+        """Return the optimizer's momentum of one parameter, the tensor itself; zero before the first step."""
+        state = self.optimizer.state[parameter]
+        if state.get("momentum_buffer") is None:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        return state["momentum_buffer"]
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
+    """Return the optimizer's parameter groups: with and, for ``decay_all=False``, without weight decay."""
+    decayed = [p for p in model.parameters() if recipe.decay_all or p.ndim > 1]
+    spared = [p for p in model.parameters() if not (recipe.decay_all or p.ndim > 1)]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def autocast(device: torch.device, precision: str):
+    """Return a context in which layers compute in bfloat16, if ``precision`` is ``"bf16"``."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def fit(
     trainer: Trainer,
     *,
     validation: Split | None = None,
-    checkpoint: "Checkpoint | None" = None,
+    checkpoint: Checkpoint | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Train to the end of the recipe, from wherever ``trainer`` stands.
@@ -297,7 +218,7 @@ def fit(
     Args:
         trainer: the network in training.
         validation: if given, evaluated after every epoch and at the end.
-        checkpoint: if given, saved after every epoch, at the end and on interruption.
+        checkpoint: if given, saved each minute, at the end and on interruption.
         progress: show a progress bar with loss, images per second and time left.
 
     Returns:
@@ -307,29 +228,65 @@ def fit(
         NonFiniteLoss: if the loss is not finite; the last good checkpoint is kept.
         Interrupted: on SIGINT or SIGTERM, when the step is finished and the checkpoint saved.
     """
-    with ProgressBar(trainer, progress) as bar, catch_signals() as caught:
-        while trainer.step < trainer.total_steps:
-            trainer.take_step()
-            bar.advance()
-            if trainer.epoch_done():
-                if validation is not None:
-                    score = evaluate(trainer.model, validation, trainer.batches.mean, trainer.recipe.precision)
-                    row = {"validation_loss": score.loss, "validation_error": score.error}
-                    trainer.history[-1].update(row)
-                if checkpoint is not None:
-                    checkpoint.save(trainer)
-            if caught:
-                if checkpoint is not None:
-                    checkpoint.save(trainer)
-                raise Interrupted(caught[0])
+    checkpoints = {"training": checkpoint} if checkpoint else {}
+    fit_together({"training": trainer}, validation=validation, checkpoints=checkpoints, progress=progress)
     return pd.DataFrame(trainer.history)
+
+
+def fit_together(
+    trainers: Mapping[str, Trainer],
+    *,
+    validation: Split | None = None,
+    checkpoints: Mapping[str, Checkpoint] | None = None,
+    progress: bool = True,
+) -> None:
+    """Train several networks to the end of their recipes, in turn, ``LOG_EVERY`` steps at a time.
+
+    On a GPU their steps overlap: a step is only queued, and each network of :class:`resnet56.engine.Engine` has its own stream.
+
+    Args:
+        trainers: the networks in training, by the names that their progress bars show.
+        validation, progress: as for :func:`fit`.
+        checkpoints: of the same names, saved as for :func:`fit`.
+
+    Raises:
+        NonFiniteLoss, Interrupted: as for :func:`fit`.
+    """
+    checkpoints = checkpoints or {}
+    saved = time.monotonic()
+    width = max(map(len, trainers))
+    with ExitStack() as stack:
+        bars = {
+            name: stack.enter_context(ProgressBar(trainer, progress and rank() == 0, position, f"{name:>{width}}"))
+            for position, (name, trainer) in enumerate(trainers.items())
+        }
+        caught = stack.enter_context(catch_signals())
+        while unfinished := {name: trainer for name, trainer in trainers.items() if trainer.step < trainer.total_steps}:
+            for name, trainer in unfinished.items():
+                for _ in range(LOG_EVERY):
+                    trainer.take_step()
+                    bars[name].advance()
+                    if trainer.epoch_done() or (caught and world_size() == 1):
+                        break
+                if trainer.epoch_done() and validation is not None:
+                    score = evaluate(trainer.model, validation, trainer.batches.mean, trainer.recipe.precision)
+                    trainer.history[-1].update(validation_loss=score.loss, validation_error=score.error)
+            stop = any_process(bool(caught), trainer.device)
+            finished = all(trainer.step == trainer.total_steps for trainer in trainers.values())
+            if rank() == 0 and (stop or finished or time.monotonic() - saved >= SAVE_EVERY):
+                for name, checkpoint in checkpoints.items():
+                    checkpoint.save(trainers[name])
+                saved = time.monotonic()
+            if stop and not finished:
+                raise Interrupted(caught[0] if caught else signal.SIGTERM)
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split, mean: Tensor, precision: str = "fp32", batch_size: int = 500) -> Score:
     """Measure loss and error on the single, original view of each image (He et al. 2015, section 4.2).
 
-    The model is evaluated in evaluation mode, on the device its weights are on, and left as it was.
+    The model is evaluated in evaluation mode, on the device its weights are on, and left as it was. Under torchrun each
+    process measures a share of the images, all with the first one's running statistics, and the sums are added up.
 
     Args:
         model: the network.
@@ -339,190 +296,22 @@ def evaluate(model: nn.Module, split: Split, mean: Tensor, precision: str = "fp3
         batch_size: images at a time.
     """
     device = next(model.parameters()).device
+    copy_from_first(model.buffers())
+    share = split[rank() :: world_size()]
+    sums = torch.zeros(2, device=device)
     training = model.training
     model.eval()
-    loss = errors = 0
     try:
-        for pixels, labels in zip(split.pixels.split(batch_size), split.labels.split(batch_size), strict=True):
-            images = normalise(pixels.to(device), mean.to(device)).contiguous(memory_format=torch.channels_last)
+        for pixels, labels in zip(share.pixels.split(batch_size), share.labels.split(batch_size), strict=True):
             labels = labels.to(device)
-            with _autocast(device, precision):
-                logits = model(images)
-            loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-            errors += (logits.argmax(dim=1) != labels).sum()
+            with autocast(device, precision):
+                logits = model(normalise(pixels.to(device), mean.to(device)))
+            loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+            sums += torch.stack([loss, (logits.argmax(dim=1) != labels).sum()])
     finally:
         model.train(training)
-    return Score(float(loss) / len(split), 100 * float(errors) / len(split))
-
-
-# --- Progress and interruption ------------------------------------------------------------------------
-
-
-class ProgressBar:
-    """A progress bar for one trainer: loss, images per second, time left.
-
-    Args:
-        trainer: whose steps are shown.
-        show: False for no bar at all.
-        position: line on the screen, for several bars at once.
-        label: written before the bar.
-    """
-
-    def __init__(self, trainer: Trainer, show: bool = True, position: int = 0, label: str = "training"):
-        self.trainer = trainer
-        self.bar = tqdm(
-            total=trainer.total_steps,
-            initial=trainer.step,
-            desc=label,
-            unit="step",
-            position=position,
-            disable=not show,
-            dynamic_ncols=True,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix} [{elapsed}<{remaining}]",
-        )
-
-    def __enter__(self) -> "ProgressBar":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.bar.close()
-
-    def advance(self) -> None:
-        """Show that one more step was taken."""
-        trainer = self.trainer
-        if trainer.history and trainer.history[-1]["step"] == trainer.step:
-            rate = trainer.step * trainer.recipe.batch_size / trainer.seconds
-            loss = trainer.history[-1]["train_loss"]
-            self.bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} img/s", refresh=False)
-        self.bar.update()
-
-
-@contextmanager
-def catch_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying of them, so that a step can be finished first.
-
-    A second signal acts at once. Outside the main thread Python delivers no signals, and nothing changes.
-    """
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in signals}
-
-    def handle(number, frame):
-        caught.append(number)
-        for other in signals:
-            signal.signal(other, before[other])
-
-    for number in signals:
-        signal.signal(number, handle)
-    try:
-        yield caught
-    finally:
-        for number in signals:
-            signal.signal(number, before[number])
-
-
-# --- Checkpoints --------------------------------------------------------------------------------------
-
-FORMAT = "resnet56 checkpoint 1"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What is trained on what, and the file that the run is saved to.
-
-    Attributes:
-        path: the file.
-        arch: the architecture, as for ``build_model``.
-        shortcut: the shortcut option.
-        data: name of the data set, as for ``load_data``.
-        fingerprint: the data set's.
-        validation: how many training images are held out.
-    """
-
-    path: Path
-    arch: str
-    shortcut: str
-    data: str
-    fingerprint: str
-    validation: int
-
-    def about(self) -> dict:
-        """Return everything but the path."""
-        about = dataclasses.asdict(self)
-        del about["path"]
-        return about
-
-    def save(self, trainer: Trainer) -> None:
-        """Save the run, whole or not at all; the previous checkpoint stays until the new one is complete.
-
-        Raises:
-            InputError: if the file cannot be written.
-        """
-        content = {
-            "format": FORMAT,
-            **self.about(),
-            "recipe": dataclasses.asdict(trainer.recipe),
-            "mean": trainer.batches.mean,
-            "versions": versions(),
-            "trainer": trainer.state_dict(),
-        }
-        buffer = io.BytesIO()  # torch.save reports a full disk in an error of its own; a plain write does not
-        torch.save(content, buffer)
-        write_file(self.path, lambda file: file.write(buffer.getbuffer()))
-
-
-def load_checkpoint(path: str | Path) -> dict:
-    """Read a checkpoint, onto the CPU, without running any code stored in it.
-
-    Returns:
-        The dict that :meth:`Checkpoint.save` wrote.
-
-    Raises:
-        InputError: if the file is missing, damaged or not a checkpoint of this package.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"no checkpoint at {path}")
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise nearly anything
-        raise InputError(f"{path} is damaged or not a checkpoint; delete it, or give another one") from error
-    expected = {field.name for field in dataclasses.fields(Checkpoint)} - {"path"} | {"recipe", "mean", "trainer"}
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not expected <= content.keys():
-        raise InputError(f"{path} is not a checkpoint made by `resnet56 train`; give one that is")
-    return content
-
-
-def load_model(content: dict) -> nn.Module:
-    """Build the network a checkpoint holds, with its weights, on the CPU, in evaluation mode."""
-    model = build_model(content["arch"], content["shortcut"])
-    model.load_state_dict(content["trainer"]["model"])
-    return model.eval()
-
-
-def resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Put ``trainer`` where the run saved in ``checkpoint.path`` stopped.
-
-    Raises:
-        InputError: if the file is not a checkpoint, or is one of another network, data set or recipe; the
-            message names each difference.
-    """
-    content = load_checkpoint(checkpoint.path)
-    here = {**checkpoint.about(), **dataclasses.asdict(trainer.recipe)}
-    there = {**{key: content[key] for key in checkpoint.about()}, **content["recipe"]}
-    differences = [f"{key} is {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]]
-    if differences:
-        raise InputError(f"{checkpoint.path} is of another run: {'; '.join(differences)}")
-    trainer.load_state_dict(content["trainer"])
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python, PyTorch and the operating system."""
-    return {"python": platform.python_version(), "torch": str(torch.__version__), "system": platform.platform()}
+    loss, errors = total(sums).tolist()
+    return Score(loss / len(split), 100 * errors / len(split))
 
 
 def split_train(data: DataSet, validation: int) -> tuple[Split, Split | None]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from resnet56 import cli, data, load_run
-from resnet56.train import load_checkpoint
+from resnet56.checkpoint import load_checkpoint
 
 QUICK = ["--batch-size", "20", "--data", "shapes10", "--device", "cpu", "--precision", "fp32"]
 TRAIN = ["train", "--arch", "resnet8", "--iterations", "12", "--lr", "0.05", "--validation", "20", *QUICK]
@@ -35,12 +35,12 @@ def test_train_evaluate_and_resume(data_folder, capsys):
     assert cli.main(TRAIN) == 2  # it would overwrite the run
     assert "is there already; go on with --resume" in capsys.readouterr().err
     assert cli.main(["train", "--resume", str(checkpoint)]) == 0
-    assert "Going on at step 12 of 12." in capsys.readouterr().out
+    assert "Going on at step 12." in capsys.readouterr().out
 
 
 def test_interrupted_and_resumed_from_the_command_line(data_folder, monkeypatch, capsys, tmp_path):
     assert cli.main([*TRAIN, "--out", str(tmp_path / "whole")]) == 0
-    take_step = cli.Trainer.take_step
+    take_step = cli.Engine.take_step
 
     def take_step_and_interrupt(trainer):
         take_step(trainer)
@@ -48,7 +48,7 @@ def test_interrupted_and_resumed_from_the_command_line(data_folder, monkeypatch,
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli.Trainer, "take_step", take_step_and_interrupt)
+        patch.setattr(cli.Engine, "take_step", take_step_and_interrupt)
         assert cli.main([*TRAIN, "--out", str(tmp_path / "parts")]) == 143
     name = "resnet8-shapes10-12-steps-seed-0"
     checkpoint = tmp_path / "parts" / "checkpoints" / f"{name}.pt"

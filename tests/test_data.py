@@ -60,11 +60,11 @@ def test_every_crop_and_flip_is_drawn_per_image():
     from conftest import random_split
 
     batches = Batches(random_split(2000), 2000, seed=0)
-    batches[0]
-    for draws in (batches._top, batches._left):
-        assert draws.bincount().numel() == 9 and draws.bincount().min() > 150  # expected 222 each
-    assert 850 < batches._flip.sum() < 1150
-    assert abs(np.corrcoef(batches._top, batches._left)[0, 1]) < 0.1
+    chosen, top, left, flip = batches.draw(0)
+    for corner in (top, left):
+        assert corner.bincount().numel() == 9 and corner.bincount().min() > 150  # expected 222 each
+    assert flip.bincount().numel() == 2 and 850 < flip.sum() < 1150
+    assert abs(np.corrcoef(top, left)[0, 1]) < 0.1
 
 
 def test_an_epoch_shows_every_image_once_and_the_next_is_shuffled_anew(split):
@@ -72,8 +72,7 @@ def test_an_epoch_shows_every_image_once_and_the_next_is_shuffled_anew(split):
     assert batches.steps_per_epoch == 5
     orders = []
     for epoch in range(2):
-        batches[epoch * 5]
-        orders.append(batches._order.tolist())
+        orders.append(torch.cat([batches.draw(epoch * 5 + step)[0] for step in range(5)]).tolist())
         assert sorted(orders[-1]) == list(range(100))
     assert orders[0] != orders[1]
 

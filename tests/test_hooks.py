@@ -45,11 +45,24 @@ def test_two_layer_linear_net_by_hand():
 
 @pytest.mark.parametrize(("every", "steps"), [(1, list(range(7))), (3, [0, 3, 6]), (50, [0])])
 def test_every_nth_step_is_recorded(split, every, steps):
-    trainer = Trainer(build_model("plain8"), split, Recipe(iterations=7, batch_size=20), "cpu")
-    with GradientRecorder(trainer.model, every=every) as recorder:
+    tables = []
+    for network in ("model", "trainer"):
+        torch.manual_seed(0)
+        trainer = Trainer(build_model("plain8"), split, Recipe(iterations=7, batch_size=20), "cpu")
+        with GradientRecorder(trainer.model if network == "model" else trainer, every=every) as recorder:
+            fit(trainer, progress=False)
+        tables.append(recorder.table())
+    assert tables[0].equals(tables[1])
+    assert tables[0]["step"].unique().tolist() == steps and len(tables[0]) == 8 * len(steps)
+
+
+def test_a_resumed_trainer_records_the_steps_it_takes(split):
+    trainer = Trainer(build_model("resnet8"), split, Recipe(iterations=7, batch_size=20), "cpu")
+    for _ in range(4):
+        trainer.take_step()
+    with GradientRecorder(trainer, every=3) as recorder:
         fit(trainer, progress=False)
-    table = recorder.table()
-    assert table["step"].unique().tolist() == steps and len(table) == 8 * len(steps)
+    assert recorder.table()["step"].unique().tolist() == [6]
 
 
 def test_recording_changes_no_bit_and_leaves_no_hook(split):
@@ -58,7 +71,7 @@ def test_recording_changes_no_bit_and_leaves_no_hook(split):
         torch.manual_seed(0)
         trainer = Trainer(build_model("resnet8"), split, Recipe(iterations=6, batch_size=20), "cpu")
         if record:
-            with GradientRecorder(trainer.model, every=2):
+            with GradientRecorder(trainer, every=2):
                 fit(trainer, progress=False)
         else:
             fit(trainer, progress=False)

@@ -1,0 +1,141 @@
+"""The engine against the plain loop, and against itself."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from resnet56 import FAST, Engine, GradientRecorder, Recipe, Trainer, build_model, evaluate, fit, fit_together
+
+RECIPE = Recipe(iterations=20, batch_size=50, lr=0.01, seed=3)
+FAST_RECIPE = dataclasses.replace(FAST, epochs=None, iterations=20, batch_size=50, lr=0.01, seed=3)
+RECIPES = pytest.mark.parametrize("recipe", [RECIPE, FAST_RECIPE], ids=["paper", "fast"])
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+
+
+def train(kind, split, recipe=RECIPE, device="cpu", arch="resnet8", **tricks):
+    torch.manual_seed(recipe.seed)
+    trainer = kind(build_model(arch), split, recipe, device, **tricks)
+    fit(trainer, progress=False)
+    return trainer
+
+
+def weights(model) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten().double().cpu() for parameter in model.parameters()])
+
+
+def distance(one, other) -> float:
+    """How far apart two networks ended, as a share of the way they went from their common start."""
+    torch.manual_seed(other.recipe.seed)
+    start = weights(build_model("resnet8"))
+    end = weights(other.model)
+    return float((weights(one.model) - end).norm() / (end - start).norm())
+
+
+def same_bits(one, other) -> bool:
+    return all(map(torch.equal, one.model.state_dict().values(), other.model.state_dict().values()))
+
+
+# --- Equal to the plain loop --------------------------------------------------------------------------
+
+
+@RECIPES
+def test_twenty_steps_equal_those_of_the_plain_loop(split, recipe):
+    plain, engine = train(Trainer, split, recipe), train(Engine, split, recipe)
+    assert distance(engine, plain) < 0.02  # float error, grown over the steps
+    assert distance(train(Engine, split, dataclasses.replace(recipe, lr=0.011)), plain) > 0.04  # a wrong rate is seen
+    for one, other in zip(plain.history, engine.history, strict=True):
+        assert other == pytest.approx(one, rel=1e-3)
+    one, other = (evaluate(trainer.model, split, trainer.batches.mean).loss for trainer in (plain, engine))
+    assert other == pytest.approx(one, rel=1e-3)
+
+
+@RECIPES
+def test_without_channels_last_they_are_the_very_same_bits(split, recipe):
+    assert same_bits(train(Engine, split, recipe, channels_last=False), train(Trainer, split, recipe))
+
+
+def test_bf16_stays_within_a_fifth_of_the_way(split):
+    recipe = dataclasses.replace(RECIPE, iterations=5, batch_size=20)
+    plain, engine = train(Trainer, split, recipe), train(Engine, split, dataclasses.replace(recipe, precision="bf16"))
+    assert 0.001 < distance(engine, plain) < 0.2
+    assert engine.history[-1]["train_loss"] == pytest.approx(plain.history[-1]["train_loss"], rel=0.02)
+
+
+@pytest.mark.slow
+def test_compiled_steps_equal_those_of_the_plain_loop(split):
+    assert distance(train(Engine, split, compiled=True), train(Trainer, split)) < 0.05
+
+
+def test_a_run_begun_by_one_loop_is_finished_by_the_other(split):
+    plain = train(Trainer, split)
+    for first, second in ((Trainer, Engine), (Engine, Trainer)):
+        torch.manual_seed(3)
+        begun = first(build_model("resnet8"), split, RECIPE, "cpu")
+        for _ in range(7):
+            begun.take_step()
+        finished = second(build_model("resnet8"), split, RECIPE, "cpu")
+        finished.load_state_dict(begun.state_dict())
+        fit(finished, progress=False)
+        assert distance(finished, plain) < 0.02
+
+
+# --- Exact --------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_bits(split):
+    assert same_bits(train(Engine, split), train(Engine, split))
+
+
+def test_networks_trained_together_are_those_trained_alone(split):
+    together = {}
+    for arch, seed, steps in (("resnet8", 0, 20), ("plain8", 0, 20), ("resnet8", 1, 13)):
+        torch.manual_seed(seed)
+        recipe = dataclasses.replace(RECIPE, seed=seed, iterations=steps)
+        together[f"{arch} {seed}"] = Engine(build_model(arch), split, recipe, "cpu")
+    fit_together(together, progress=False)
+    assert [trainer.step for trainer in together.values()] == [20, 20, 13]
+    for name, trainer in together.items():
+        assert same_bits(trainer, train(Engine, split, trainer.recipe, arch=name.split()[0])), name
+
+
+# --- On an NVIDIA GPU ---------------------------------------------------------------------------------
+
+
+@needs_gpu
+@RECIPES
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_replayed_graphs_equal_steps_launched_one_by_one(split, recipe, precision):
+    recipe = dataclasses.replace(recipe, precision=precision)
+    graphed, launched = (train(Engine, split, recipe, "cuda", graphed=graphed) for graphed in (True, False))
+    assert graphed._graph is not None
+    assert distance(graphed, launched) < 0.05
+    assert distance(graphed, train(Trainer, split, recipe, "cuda")) < (0.05 if precision == "fp32" else 0.2)
+    for one, other in zip(launched.history, graphed.history, strict=True):
+        assert other == pytest.approx(one, rel=0.02)
+
+
+@needs_gpu
+def test_on_a_gpu_networks_trained_together_are_those_trained_alone(split):
+    torch.use_deterministic_algorithms(True)
+    try:
+        alone = [train(Engine, split, dataclasses.replace(RECIPE, seed=seed), "cuda") for seed in range(3)]
+        together = {}
+        for seed in range(3):
+            torch.manual_seed(seed)
+            recipe = dataclasses.replace(RECIPE, seed=seed)
+            together[str(seed)] = Engine(build_model("resnet8"), split, recipe, "cuda")
+        fit_together(together, progress=False)
+        assert all(map(same_bits, alone, together.values()))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@needs_gpu
+def test_a_graphed_engine_steps_eagerly_where_gradients_are_recorded(split):
+    torch.manual_seed(3)
+    trainer = Engine(build_model("resnet8"), split, RECIPE, "cuda")
+    with GradientRecorder(trainer, every=5) as recorder:
+        fit(trainer, progress=False)
+    assert recorder.table()["step"].unique().tolist() == [0, 5, 10, 15]
+    assert distance(trainer, train(Engine, split, device="cuda")) < 0.05
