@@ -9,11 +9,11 @@ READY  := $(VENV)/.ready
 BOOK_DATA ?= shapes10
 
 .DEFAULT_GOAL := help
-.PHONY: help book compare test lab notebooks clean
+.PHONY: help book compare test test-all lab notebooks clean
 
 help:  ## Show this list
 	@echo "Fifty-Six Layers: plain-56 against ResNet-56"
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 	@echo "Variables: STEPS= EPOCHS= DEPTH= SEED= DATA= DEVICE= (compare), PYTHON=, TORCH_INDEX= (see README)"
 
 book: $(READY)  ## Build the book: _build/html/index.html
@@ -29,6 +29,11 @@ compare: $(READY)  ## Train plain-56 and ResNet-56 side by side on this machine
 test: export RESNET56_DATA = $(BOOK_DATA)
 test: $(READY)  ## Run the unit tests, then re-execute every notebook and compare its outputs
 	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 book
+
+test-all: export RESNET56_DATA = $(BOOK_DATA)
+test-all: $(READY)  ## The same, with the tests that take minutes (kills, compilers)
+	$(BIN)/python -m pytest -m "" tests
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 book
 
 lab: $(READY)  ## Open the notebooks in JupyterLab

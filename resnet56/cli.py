@@ -95,6 +95,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_device_flag(sub)
     sub.add_argument("--out", type=Path, help="folder for the record (default: the project's data/runs/)")
 
+    sub = command("bench", run_bench, "Measure how fast training is here, one trick at a time; write the table as JSON.")
+    sub.add_argument("--arch", help="plainN or resnetN (default: resnet56)")
+    sub.add_argument("--batch-size", type=int, help="images a step (default: 128)")
+    sub.add_argument("--rounds", type=int, help="how often each loop is measured; the median counts (default: 5)")
+    _add_data_flag(sub)
+    _add_device_flag(sub)
+    sub.add_argument("--out", type=Path, help="the file (default: data/bench.json)")
+
     data = commands.add_parser("data", help="List data sets, or import a copy of CIFAR-10.", description="Data sets.")
     data_commands = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
     command("list", run_data_list, "List the data sets that can be used without a download.", data_commands)
@@ -228,6 +236,36 @@ def run_compare(options: argparse.Namespace) -> None:
     print(f"\n{result.plain.label()}\n")
     print(_format_table(result.table()))
     print(f"\nRecord: {record}\nFigure: {record / 'figure.png'}")
+
+
+def run_bench(options: argparse.Namespace) -> None:
+    """Measure speeds, and print them."""
+    from .bench import bench  # imported here: the other commands need no textbook loop
+
+    given = vars(options)
+    device = pick_device(given.get("device", "auto"))
+    settings = {key: given[key] for key in ("arch", "batch_size", "rounds") if key in given}
+    for key in ("batch_size", "rounds"):
+        if settings.get(key, 1) < 1:
+            raise InputError(f"--{key.replace('_', '-')} must be at least 1, not {settings[key]}")
+    out = given.get("out", data_dir() / "bench.json")
+    check_writable(out.parent)
+    result = bench(load_data(given.get("data")), device=device, **settings)
+    result.save(out)
+
+    about = result.about
+    shown = result.table().rename(columns={"end_to_end": "end to end", "memory": "peak MiB"})
+    formats = {"step": "{:,.0f}".format, "end to end": "{:,.0f}".format, "ratio": "{:.2f}".format, "peak MiB": "{:,.0f}".format}
+    print(f"\n{about['arch']}, batches of {about['batch_size']}, {about['hardware']['name']}; images per second, "
+          f"medians of {about['rounds']} rounds\n")
+    print(shown.rename_axis(None).to_string(formatters=formats, na_rep="-"))
+    best = result.table()["end_to_end"]
+    bound = about["matmul_gflops"] / about["image_gflop"]
+    print(f"\nA large {about['precision']} matrix product runs at {about['matmul_gflops']:,.0f} GFLOP/s here; an image takes "
+          f"{about['image_gflop']:.2f} GFLOP.\nThat bounds any loop to {bound:,.0f} images per second; "
+          f"the fastest one reaches {100 * best.max() / bound:.0f} % of it.")
+    print(f"The paper's 64,000 steps of 128 images would take {64_000 * 128 / best.max() / 60:,.0f} minutes at that speed.")
+    print(f"Recording gradients each 50 steps adds {about['recording_percent']:.1f} %.\nTable: {out}")
 
 
 def run_data_list(options: argparse.Namespace) -> None:
