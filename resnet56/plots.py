@@ -1,6 +1,7 @@
 """Figures. Each function makes one from recorded runs or images, and returns it."""
 
 import functools
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,8 +13,11 @@ from matplotlib.figure import Figure
 
 from .data import DataSet
 from .model import STAGES
+from .recipe import Recipe
 from .runs import Run
-from .train import Recipe
+
+if TYPE_CHECKING:
+    from .bench import Bench
 
 PLAIN, RESIDUAL = "#D55E00", "#0072B2"  # Okabe and Ito's vermillion and blue: told apart by every kind of eye
 STYLE = {
@@ -99,6 +103,27 @@ def plot_lr_schedule(recipe: Recipe) -> Figure:
     axis.set(xlabel="training step", ylabel="learning rate", yscale="log", xlim=(0, recipe.iterations))
     axis.xaxis.set_major_formatter("{x:,.0f}")
     figure.tight_layout()
+    return figure
+
+
+@_styled
+def plot_speeds(bench: "Bench") -> Figure:
+    """Draw the images per second of each loop, and the bound that the speed of a matrix product sets."""
+    about, table = bench.about, bench.table()
+    figure, axis = plt.subplots(figsize=(8.4, 0.42 * len(table) + 1.1), layout="constrained")
+    places = np.arange(len(table))
+    axis.barh(places, table["end_to_end"], color="#7f7f7f", height=0.62)
+    axis.barh(places[:1], table["end_to_end"].iloc[:1], color="#c7c7c7", height=0.62)
+    for place, (_, row) in zip(places, table.iterrows(), strict=True):
+        axis.annotate(f"{row['ratio']:.2f}x", (row["end_to_end"], place), (4, 0), textcoords="offset points", va="center")
+    bound = about["matmul_gflops"] / about["image_gflop"]
+    axis.axvline(bound, color="black", linestyle="--", linewidth=1)
+    axis.annotate("arithmetic bound", (bound, 0), (-4, 0), textcoords="offset points", ha="right", va="center", fontsize=9)
+    axis.set(xlabel="images per second, with the making of batches", yticks=places, yticklabels=table.index)
+    axis.set_xlim(0, 1.04 * max(bound, table["end_to_end"].max()))
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    _caption(figure, f"{display_name(about['arch'])}, batches of {about['batch_size']}, {about['data']}, {about['hardware']['name']}")
     return figure
 
 
