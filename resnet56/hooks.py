@@ -33,7 +33,7 @@ class GradientRecorder:
             others cost nothing.
     """
 
-    def __init__(self, network: "nn.Module | Trainer", every: int = 1):
+    def __init__(self, network: "torch.nn.Module | Trainer", every: int = 1):
         self.trainer = None if isinstance(network, nn.Module) else network
         self.layers = weighted_layers(self.trainer.model if self.trainer else network)
         self.every = every
