@@ -15,7 +15,7 @@ from .checkpoint import Checkpoint, load_checkpoint, load_model, resume
 from .comparison import compare, default_recipe
 from .data import available_data, import_images, load_data
 from .devices import DEVICES, fast_precision, hardware, pick_device
-from .distributed import first_process_first, process_group, rank, world_size
+from .distributed import first_process_first, process_group, rank, under_torchrun, world_size
 from .engine import Engine
 from .errors import InputError
 from .files import check_writable, data_dir, new_folder, unused
@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 1 (failed), 2 (bad input), 130 or 143 (interrupted)."""
     options = build_parser().parse_args(arguments)
     try:
+        if under_torchrun() and options.run is not run_train:
+            raise InputError("several processes can only train; run this command without torchrun")
         options.run(options)
         return 0
     except InputError as error:
@@ -77,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--validation", type=int, help="training images held out for validation (default: 5000; 0 for none)")
     _add_data_flag(sub)
     _add_device_flag(sub)
-    sub.add_argument("--compile", action="store_true", help="merge kernels with PyTorch's compiler, which takes minutes first")
+    sub.add_argument("--compile", action="store_true", help="merge kernels with PyTorch's compiler, which takes a while first")
     sub.add_argument("--deterministic", action="store_true", help="the same bits again on the same GPU; slower (CPUs always do)")
     sub.add_argument("--out", type=Path, help="folder for checkpoints/ and runs/ (default: the project's data/)")
     sub.add_argument("--resume", type=Path, metavar="PATH", help="go on with the run saved in this checkpoint")

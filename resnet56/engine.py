@@ -5,7 +5,7 @@ What it does differently, and why that is faster:
 * **Channels-last.** The channels of a pixel lie side by side in memory, as convolution kernels want them.
 * **Fused optimizer.** One kernel updates all weights, instead of several kernels for each.
 * **Compiled** (on request). PyTorch's compiler merges batch normalisation, ReLU and addition into one pass over memory.
-  It takes a minute or two first.
+  Compiling takes a while.
 * **Graphed**, on NVIDIA GPUs. A step of ResNet-56 is hundreds of small kernels, and Python takes longer to launch them
   than the GPU to run them. So one step, from the choice of images to the updated weights, is recorded as a CUDA graph,
   and from then on launched whole. Nothing waits for the GPU within an epoch.

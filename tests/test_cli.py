@@ -62,6 +62,12 @@ def test_interrupted_and_resumed_from_the_command_line(data_folder, monkeypatch,
     assert states[0]["history"] == states[1]["history"]
 
 
+def test_under_torchrun_only_train_runs(monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some run")
+    assert cli.main(["compare"]) == 2
+    assert "several processes can only train" in capsys.readouterr().err
+
+
 def test_compare_writes_a_record_and_a_figure(data_folder, capsys):
     assert cli.main(["compare", "--depth", "8", "--steps", "12", "--lr", "0.05", *QUICK]) == 0
     folder = data_folder / "runs" / "compare-8-shapes10-12-steps-seed-0"

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from resnet56 import FAST, Engine, GradientRecorder, Recipe, Trainer, build_model, evaluate, fit, fit_together
+from resnet56.engine import has_hooks
 
 RECIPE = Recipe(iterations=20, batch_size=50, lr=0.01, seed=3)
 FAST_RECIPE = dataclasses.replace(FAST, epochs=None, iterations=20, batch_size=50, lr=0.01, seed=3)
@@ -98,6 +99,21 @@ def test_networks_trained_together_are_those_trained_alone(split):
     assert [trainer.step for trainer in together.values()] == [20, 20, 13]
     for name, trainer in together.items():
         assert same_bits(trainer, train(Engine, split, trainer.recipe, arch=name.split()[0])), name
+
+
+def test_hooks_of_all_kinds_are_seen(split):
+    trainer = Engine(build_model("resnet8"), split, RECIPE, "cpu")
+    assert not has_hooks(trainer.model)
+    with GradientRecorder(trainer, every=2) as recorder:
+        assert not has_hooks(trainer.model)
+        with recorder.at_step(4):
+            assert has_hooks(trainer.model)
+        with recorder.at_step(5):
+            assert not has_hooks(trainer.model)
+    handle = trainer.model.layer2.register_forward_hook(lambda *arguments: None)
+    assert has_hooks(trainer.model)
+    handle.remove()
+    assert not has_hooks(trainer.model)
 
 
 # --- On an NVIDIA GPU ---------------------------------------------------------------------------------
