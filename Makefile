@@ -9,12 +9,12 @@ READY  := $(VENV)/.ready
 BOOK_DATA ?= shapes10
 
 .DEFAULT_GOAL := help
-.PHONY: help book compare test test-all lab notebooks clean
+.PHONY: help book compare runs test test-all lab notebooks clean
 
 help:  ## Show this list
 	@echo "Fifty-Six Layers: plain-56 against ResNet-56"
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
-	@echo "Variables: STEPS= EPOCHS= DEPTH= SEED= DATA= DEVICE= (compare), PYTHON=, TORCH_INDEX= (see README)"
+	@echo "Variables: STEPS= EPOCHS= DEPTH= SEED= DATA= DEVICE= (compare), SUITE= DATA= DEVICE= (runs), PYTHON=, TORCH_INDEX= (see README)"
 
 book: $(READY)  ## Build the book: _build/html/index.html
 	$(BIN)/jupyter-book build . -W -n --keep-going --all -q
@@ -23,8 +23,15 @@ book: $(READY)  ## Build the book: _build/html/index.html
 COMPARE_FLAGS = $(strip $(if $(STEPS),--steps $(STEPS)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DEPTH),--depth $(DEPTH)) \
     $(if $(SEED),--seed $(SEED)) $(if $(DATA),--data $(DATA)) $(if $(DEVICE),--device $(DEVICE)))
 
+SUITE ?= laptop
+SUITE_FLAGS = $(strip $(if $(DATA),--data $(DATA)) $(if $(DEVICE),--device $(DEVICE)))
+
 compare: $(READY)  ## Train plain-56 and ResNet-56 side by side on this machine
 	$(BIN)/python -m resnet56 compare $(COMPARE_FLAGS)
+
+runs: $(READY)  ## Train, measure and record a suite: SUITE=laptop, fast or paper; goes on where it stopped
+	$(BIN)/python -m resnet56 reproduce $(SUITE) $(SUITE_FLAGS)
+	$(BIN)/python -m resnet56 measure $(SUITE) $(SUITE_FLAGS)
 
 test: export RESNET56_DATA = $(BOOK_DATA)
 test: $(READY)  ## Run the unit tests, then re-execute every notebook and compare its outputs

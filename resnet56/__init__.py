@@ -10,7 +10,7 @@ from .errors import InputError
 from .hooks import GradientRecorder
 from .model import build_model, count_macs, count_parameters, weighted_layers
 from .recipe import FAST, PAPER, Recipe
-from .runs import Run, find_runs, load_run
+from .runs import Run, find_runs, load_pretrained, load_run
 from .train import Score, Trainer, evaluate, fit, fit_together
 
 __version__ = "0.1.0"

@@ -273,7 +273,7 @@ def _fix_batch(worker) -> None:
 def _recording_percent(device: torch.device, workers: dict, rounds: int) -> float:
     """Return the time that recording one step in ``EVERY`` adds to the last loop, in percent."""
     trainer, _ = list(workers.values())[-1]
-    recorder = GradientRecorder(trainer)
+    recorder = GradientRecorder(trainer, probe=trainer.batches[0])
     plain, recorded = [], []
     for attempt in range(rounds + 1):
         plain.append(_time(device, trainer, 1))

@@ -18,7 +18,7 @@ from .model import build_model
 if TYPE_CHECKING:
     from .train import Trainer
 
-FORMAT = "resnet56 checkpoint 2"
+FORMAT = "resnet56 checkpoint 3"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import os
 import shutil
 import sys
@@ -20,9 +21,11 @@ from .engine import Engine
 from .errors import InputError
 from .files import check_writable, data_dir, new_folder, unused
 from .model import build_model, parse_arch
-from .progress import Interrupted
+from .progress import Interrupted, OutOfTime
+from .published import beside_published
 from .recipe import PRECISIONS, PRESETS, Recipe
-from .runs import Run, describe_run, save_run
+from .runs import Run, describe_run, load, save_run, summarise
+from .suites import SUITES, reproduce
 from .train import NonFiniteLoss, evaluate, fit, split_train
 
 RECIPE_FLAGS = ("epochs", "iterations", "batch_size", "lr", "warmup", "seed", "precision")
@@ -71,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("train", run_train, "Train one network; by default with the paper's recipe.")
     sub.add_argument("--arch", help="plainN or resnetN, N = 6n+2 (default: resnet56)")
     sub.add_argument("--shortcut", help="shortcut option A or B (default: A, the paper's for CIFAR-10)")
-    sub.add_argument("--preset", choices=PRESETS, help="recipe to start from: the paper's (default), or a tenth of its epochs")
+    sub.add_argument("--preset", choices=PRESETS, help="recipe to start from (default: paper)")
     sub.add_argument("--epochs", type=float, help="length of the run in epochs (default: the preset's)")
     sub.add_argument("--iterations", type=int, help="length of the run in steps, instead of --epochs")
     _add_recipe_flags(sub)
@@ -104,6 +107,24 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data_flag(sub)
     _add_device_flag(sub)
     sub.add_argument("--out", type=Path, help="the file (default: data/bench.json)")
+
+    sub = command("reproduce", run_reproduce, "Train and record the book's runs; goes on where it stopped.")
+    sub.add_argument("suite", choices=SUITES, metavar="SUITE",
+                     help="paper (the whole table, on a GPU), fast (the fast preset), laptop (two CPU cores, 2 hours)")
+    sub.add_argument("--time-limit", type=float, metavar="MINUTES", help="stop and save after so many minutes")
+    sub.add_argument("--at-once", type=int, metavar="N", help="networks trained at the same time (default: 8 on a GPU, else 1)")
+    sub.add_argument("--iterations", type=int, help="a rehearsal: so many steps for each run")
+    _add_data_flag(sub)
+    _add_device_flag(sub)
+    sub.add_argument("--out", type=Path, help="folder for checkpoints/ and runs/ (default: the project's data/)")
+
+    sub = command("measure", run_measure, "Apply every instrument to the networks of a recorded suite.")
+    sub.add_argument("suite", choices=SUITES, metavar="SUITE", help=", ".join(SUITES))
+    sub.add_argument("--images", type=int, help="for each evaluation of lesions and landscape (default: 10000 on a GPU, else 500)")
+    sub.add_argument("--points", type=int, help="along each side of the loss surface, odd (default: 51 on a GPU, else 11)")
+    _add_data_flag(sub)
+    _add_device_flag(sub)
+    sub.add_argument("--out", type=Path, help="folder that holds runs/ (default: the project's data/)")
 
     data = commands.add_parser("data", help="List data sets, or import a copy of CIFAR-10.", description="Data sets.")
     data_commands = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -268,6 +289,38 @@ def run_bench(options: argparse.Namespace) -> None:
           f"the fastest one reaches {100 * best.max() / bound:.0f} % of it.")
     print(f"The paper's 64,000 steps of 128 images would take {64_000 * 128 / best.max() / 60:,.0f} minutes at that speed.")
     print(f"Recording gradients each 50 steps adds {about['recording_percent']:.1f} %.\nTable: {out}")
+
+
+def run_reproduce(options: argparse.Namespace) -> None:
+    """Train the runs of a suite, and print the table."""
+    given = vars(options)
+    for key in ("at_once", "iterations", "time_limit"):
+        if given.get(key, 1) <= 0:
+            raise InputError(f"--{key.replace('_', '-')} must be positive, not {given[key]}")
+    settings = {key: given[key] for key in ("device", "out", "at_once", "iterations") if key in given}
+    data = load_data(given.get("data"))
+    try:
+        records = reproduce(given["suite"], data=data, time_limit=60 * given.get("time_limit", math.inf), **settings)
+    except OutOfTime:
+        print("Out of time; all is saved. The same command goes on from here.", file=sys.stderr)
+        return
+    table = summarise(load(records[0].parent))
+    print(f"\nErrors in percent on {data.title}\n\n{table.round(2).to_string(index=False, na_rep='-')}")
+    print(f"\nTest errors beside those published for the full recipe on the official CIFAR-10\n\n"
+          f"{beside_published(table).to_string(index=False)}\n\nRecords: {records[0].parent}")
+
+
+def run_measure(options: argparse.Namespace) -> None:
+    """Apply the instruments."""
+    from .instruments.study import measure_suite  # imported here: training needs no instruments
+
+    given = vars(options)
+    for key in ("images", "points"):
+        if given.get(key, 1) <= 0:
+            raise InputError(f"--{key} must be positive, not {given[key]}")
+    settings = {key: given[key] for key in ("device", "out", "images", "points") if key in given}
+    paths = measure_suite(given["suite"], load_data(given.get("data")), **settings)
+    print(f"Measurements: {paths[0].parent}")
 
 
 def run_data_list(options: argparse.Namespace) -> None:

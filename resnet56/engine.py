@@ -16,7 +16,7 @@ bfloat16 is not on this list: it changes the numbers, so it is part of the recip
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -118,6 +118,23 @@ class Engine(Trainer):
         with torch.cuda.graph(self._graph, stream=self._stream):
             self._metrics = self._step(self._draw)
         self.load_state_dict(before)  # as if nothing had happened
+
+    def replayed(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        if not self._graphed:
+            return function
+        graph, result = torch.cuda.CUDAGraph(), None
+
+        def replay() -> Tensor:
+            nonlocal result
+            if result is None:
+                for _ in range(3):
+                    function()
+                with torch.cuda.graph(graph, stream=self._stream):
+                    result = function()
+            graph.replay()
+            return result.clone()
+
+        return replay
 
     def state_dict(self) -> dict:
         self._wait()

@@ -67,11 +67,19 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, in_channels, H, W)`` to ``(N, channels, H/stride, W/stride)``."""
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
+        out = self.branch(x)
         if self.residual:
-            out = out + (x if self.downsample is None else self.downsample(x))
+            out = out + self.shortcut(x)
         return F.relu(out)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Return the two convolutions' contribution, before the addition and the last nonlinearity."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        return self.bn2(self.conv2(out))
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """Return what a residual block adds to its branch: the input, in the output's shape."""
+        return x if self.downsample is None else self.downsample(x)
 
 
 class CifarNet(nn.Module):
@@ -160,6 +168,21 @@ def weighted_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
         for name, module in model.named_modules()
         if isinstance(module, (nn.Conv2d, nn.Linear)) and ".downsample" not in name
     ]
+
+
+def response_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """List where each weighted layer's response leaves it, as ``(name of the layer, module)`` from input to output.
+
+    A layer's response is its output after batch normalisation, before the nonlinearity and the addition (He et al.
+    2015, Figure 7): the output of the batch normalisation that follows a convolution, or of the layer itself if none does.
+    """
+    modules = dict(model.named_modules())
+    return [(name, modules.get(name.replace("conv", "bn"), module)) for name, module in weighted_layers(model)]
+
+
+def basic_blocks(model: nn.Module) -> dict[str, BasicBlock]:
+    """Return the basic blocks by name (``"layer1.0"``, ...), from input to output: 27 in a net of depth 56."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, BasicBlock)}
 
 
 def count_parameters(model: nn.Module) -> int:

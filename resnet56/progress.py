@@ -24,6 +24,10 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
+class OutOfTime(Exception):
+    """The time limit was reached; what was done is saved."""
+
+
 class ProgressBar:
     """A progress bar for one trainer: loss, images per second, time left.
 

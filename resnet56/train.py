@@ -7,7 +7,7 @@ drives one to its end, :func:`fit_together` several in turn. Nothing here knows 
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import fmean
@@ -21,7 +21,7 @@ from .checkpoint import Checkpoint
 from .data import Batches, DataSet, Split, hold_out, normalise
 from .devices import pick_device
 from .distributed import any_process, copy_from_first, rank, total, world_size
-from .progress import Interrupted, ProgressBar, catch_signals
+from .progress import Interrupted, OutOfTime, ProgressBar, catch_signals
 from .recipe import Recipe
 
 LOG_EVERY = 10  # steps between two rows of the history
@@ -71,7 +71,7 @@ class Trainer:
             once, elsewhere at the end of each epoch, so that the device is not waited for in between.
         how: what records say of the loop, a dict.
         recorders: who looks on at the steps, such as :class:`resnet56.hooks.GradientRecorder`: before each step the
-            trainer enters the context ``recorder.at_step(step)``.
+            trainer enters the context ``recorder.at_step(step)``. What they recorded is part of the state.
     """
 
     def __init__(self, model: nn.Module, train: Split, recipe: Recipe, device: str | torch.device = "auto"):
@@ -120,6 +120,10 @@ class Trainer:
         loss.backward()
         self.optimizer.step()
         return torch.stack([loss.detach(), (logits.argmax(dim=1) != labels).float().mean()])
+
+    def replayed(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Return ``function``, a measurement on this network's weights, made cheap to repeat; here it stays as it is."""
+        return function
 
     def epoch_done(self) -> bool:
         """Tell whether the last step ended an epoch, or the run."""
@@ -174,16 +178,22 @@ class Trainer:
             "momentum": [self._momentum(parameter).clone() for parameter in self.model.parameters()],
             "history": self.history,
             "unread": self._unread,
+            "records": [recorder.state_dict() for recorder in self.recorders],
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from where :meth:`state_dict` was called, on this trainer or another of the same network and recipe."""
+        """Go on from where :meth:`state_dict` was called, on this trainer or another of the same network and recipe.
+
+        Recorders that look on take over what those of then had recorded, in the order in which they came.
+        """
         self.step, self.seconds = state["step"], state["seconds"]
         self.model.load_state_dict(state["model"])
         for parameter, momentum in zip(self.model.parameters(), state["momentum"], strict=True):
             self._momentum(parameter).copy_(momentum)
         self.history = list(state["history"])
         self._unread = [values.to(self.device) for values in state["unread"]]
+        for recorder, records in zip(self.recorders, state["records"], strict=False):
+            recorder.load_state_dict(records)
 
     def _momentum(self, parameter: nn.Parameter) -> Tensor:
         """Return the optimizer's momentum of one parameter, the tensor itself; zero before the first step."""
@@ -238,6 +248,7 @@ def fit_together(
     *,
     validation: Split | None = None,
     checkpoints: Mapping[str, Checkpoint] | None = None,
+    deadline: float = math.inf,
     progress: bool = True,
 ) -> None:
     """Train several networks to the end of their recipes, in turn, ``LOG_EVERY`` steps at a time.
@@ -248,9 +259,11 @@ def fit_together(
         trainers: the networks in training, by the names that their progress bars show.
         validation, progress: as for :func:`fit`.
         checkpoints: of the same names, saved as for :func:`fit`.
+        deadline: when to stop, on the clock of :func:`time.monotonic`.
 
     Raises:
         NonFiniteLoss, Interrupted: as for :func:`fit`.
+        OutOfTime: at the deadline, when the checkpoints are saved.
     """
     checkpoints = checkpoints or {}
     saved = time.monotonic()
@@ -271,14 +284,15 @@ def fit_together(
                 if trainer.epoch_done() and validation is not None:
                     score = evaluate(trainer.model, validation, trainer.batches.mean, trainer.recipe.precision)
                     trainer.history[-1].update(validation_loss=score.loss, validation_error=score.error)
-            stop = any_process(bool(caught), trainer.device)
+            late = time.monotonic() >= deadline
+            stop = any_process(bool(caught) or late, trainer.device)
             finished = all(trainer.step == trainer.total_steps for trainer in trainers.values())
             if rank() == 0 and (stop or finished or time.monotonic() - saved >= SAVE_EVERY):
                 for name, checkpoint in checkpoints.items():
                     checkpoint.save(trainers[name])
                 saved = time.monotonic()
             if stop and not finished:
-                raise Interrupted(caught[0] if caught else signal.SIGTERM)
+                raise OutOfTime if late and not caught else Interrupted(caught[0] if caught else signal.SIGTERM)
 
 
 @torch.no_grad()

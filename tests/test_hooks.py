@@ -1,12 +1,21 @@
 """The recorder against gradients taken by hand; and that it changes nothing."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from resnet56 import GradientRecorder, Recipe, Trainer, build_model, fit
-from resnet56.hooks import stage_of
+from resnet56 import Engine, GradientRecorder, Recipe, Trainer, build_model, fit
+from resnet56.engine import has_hooks
+from resnet56.hooks import output_gradient_norms, stage_of
+
+
+@pytest.fixture
+def probe():
+    torch.manual_seed(9)
+    return torch.randn(10, 3, 32, 32), torch.arange(10)
 
 
 def test_recorded_norms_are_those_of_autograd():
@@ -22,6 +31,49 @@ def test_recorded_norms_are_those_of_autograd():
         weight = model.get_submodule(row.layer).weight
         assert row.gradient_norm == pytest.approx(weight.grad.double().pow(2).sum().sqrt().item(), rel=1e-5)
         assert row.weight_norm == pytest.approx(weight.double().pow(2).sum().sqrt().item(), rel=1e-5)
+        assert row.gradient_rms == pytest.approx(weight.grad.double().pow(2).mean().sqrt().item(), rel=1e-5)
+        assert row.gradient_to_weight == pytest.approx((weight.grad.norm() / weight.norm()).item(), rel=1e-5)
+        assert row.zero_share == 0
+
+
+def test_zero_gradients_are_counted():
+    model = build_model("plain8")
+    nn.init.zeros_(model.layer1[0].bn2.weight[:4])
+    nn.init.constant_(model.layer1[0].bn2.bias[:4], -1)  # a quarter of the channels is dead
+    with GradientRecorder(model) as recorder:
+        F.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.arange(4)).backward()
+    shares = recorder.table().set_index("layer")["zero_share"]
+    assert shares["layer1.0.conv2"] == 0.25 and shares["layer2.0.conv1"] == 0.25 and shares["layer2.0.conv2"] == 0
+
+
+@pytest.mark.parametrize("arch", ["plain8", "resnet8"])
+def test_gradients_at_outputs_are_those_of_a_forward_pass_by_hand(arch, probe):
+    torch.manual_seed(0)
+    model = build_model(arch)
+    images, labels = probe
+    outputs = []
+
+    def keep(output):
+        output.retain_grad()
+        outputs.append(output)
+        return output
+
+    by_hand = copy.deepcopy(model).train()
+    x = F.relu(keep(by_hand.bn1(by_hand.conv1(images))))
+    for stage in (by_hand.layer1, by_hand.layer2, by_hand.layer3):
+        for block in stage:
+            out = keep(block.bn2(block.conv2(F.relu(keep(block.bn1(block.conv1(x)))))))
+            if block.residual:
+                out = out + (block.downsample(x) if block.downsample else x)
+            x = F.relu(out)
+    F.cross_entropy(keep(by_hand.fc(x.mean(dim=(2, 3)))), labels).backward()
+
+    before = copy.deepcopy(model.state_dict())
+    norms = output_gradient_norms(model.eval(), images, labels)
+    assert torch.allclose(norms, torch.stack([output.grad.norm() for output in outputs]), rtol=1e-4)
+    assert not model.training and all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_two_layer_linear_net_by_hand():
@@ -44,15 +96,16 @@ def test_two_layer_linear_net_by_hand():
 
 
 @pytest.mark.parametrize(("every", "steps"), [(1, list(range(7))), (3, [0, 3, 6]), (50, [0])])
-def test_every_nth_step_is_recorded(split, every, steps):
+@pytest.mark.parametrize("loop", [Trainer, Engine])
+def test_every_nth_step_is_recorded(split, probe, loop, every, steps):
     tables = []
     for network in ("model", "trainer"):
         torch.manual_seed(0)
-        trainer = Trainer(build_model("plain8"), split, Recipe(iterations=7, batch_size=20), "cpu")
-        with GradientRecorder(trainer.model if network == "model" else trainer, every=every) as recorder:
+        trainer = loop(build_model("plain8"), split, Recipe(iterations=7, batch_size=20), "cpu")
+        with GradientRecorder(trainer.model if network == "model" else trainer, every, probe) as recorder:
             fit(trainer, progress=False)
         tables.append(recorder.table())
-    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[1]) and tables[0].notna().all(axis=None)
     assert tables[0]["step"].unique().tolist() == steps and len(tables[0]) == 8 * len(steps)
 
 
@@ -65,20 +118,41 @@ def test_a_resumed_trainer_records_the_steps_it_takes(split):
     assert recorder.table()["step"].unique().tolist() == [6]
 
 
-def test_recording_changes_no_bit_and_leaves_no_hook(split):
+def test_what_was_recorded_is_part_of_a_trainers_state(split, probe):
+    def new():
+        torch.manual_seed(0)
+        trainer = Trainer(build_model("resnet8"), split, Recipe(iterations=7, batch_size=20), "cpu")
+        return trainer, GradientRecorder(trainer, 2, probe)
+
+    trainer, whole = new()
+    with whole:
+        fit(trainer, progress=False)
+    trainer, first = new()
+    with first:
+        for _ in range(3):
+            trainer.take_step()
+        state = copy.deepcopy(trainer.state_dict())
+    trainer, second = new()
+    with second:
+        trainer.load_state_dict(state)
+        fit(trainer, progress=False)
+    assert second.table().equals(whole.table())
+
+
+def test_recording_changes_no_bit_and_leaves_no_hook(split, probe):
     nets = []
     for record in (False, True):
         torch.manual_seed(0)
         trainer = Trainer(build_model("resnet8"), split, Recipe(iterations=6, batch_size=20), "cpu")
         if record:
-            with GradientRecorder(trainer, every=2):
+            with GradientRecorder(trainer, every=2, probe=probe), GradientRecorder(trainer.model, every=3, probe=probe):
                 fit(trainer, progress=False)
         else:
             fit(trainer, progress=False)
         nets.append(trainer.model)
-    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+    for one, other in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True):
         assert torch.equal(one, other)
-        assert not other._post_accumulate_grad_hooks
+    assert not has_hooks(nets[1])
 
 
 def test_stages():

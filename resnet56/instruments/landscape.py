@@ -1,0 +1,206 @@
+"""The loss landscape around a trained network (Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets").
+
+The loss is measured at weights + x * d1 + y * d2, where d1 and d2 are random directions. Their scale matters: batch
+normalisation undoes a scaling of the weights, so the same step is small for a network with large weights and large for
+one with small weights, and landscapes cannot be compared. Filter normalisation (section 4) gives each filter of the
+direction the norm of the network's own filter: a step of 1 changes every filter by as much as it is long.
+
+Only convolutions and linear layers move. As in the paper's own procedure the network is evaluated in evaluation mode,
+with the running statistics of the trained weights all along the way: batch normalisation is a fixed affine map, which
+does not follow when the moved weights give activations of another size. In a deep plain network such changes multiply
+from layer to layer, and the loss can grow by many orders of magnitude.
+"""
+
+import copy
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional as F
+
+from ..data import Split, normalise
+from ..errors import InputError
+from ..train import autocast, evaluate
+from .measurement import digest, measure_each
+
+BATCH_SIZE = 500  # images at a time, where several points are evaluated together
+
+
+@torch.no_grad()
+def filter_normalised_direction(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+    """Draw a Gaussian direction in weight space, with filter normalisation (Li et al. 2018, section 4).
+
+    A filter is the weights of one output channel of a convolution, or of one output of a linear layer. Each filter of
+    the direction has the norm of the model's own. Biases and batch normalisation's gain and bias do not move, and the
+    running statistics, which are no weights, are not in it.
+
+    Args:
+        model: the network; it is only read.
+        generator: on the CPU, so that the draw is the same whatever the model's device.
+
+    Returns:
+        From each parameter's name to its part of the direction, of its shape and on its device.
+    """
+    direction = {}
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1:
+            gaussian = torch.randn(weight.shape, generator=generator).to(weight)
+            direction[name] = gaussian * (_filter_norms(weight) / _filter_norms(gaussian))
+        else:
+            direction[name] = torch.zeros_like(weight)
+    return direction
+
+
+def _filter_norms(weight: Tensor) -> Tensor:
+    """Return the L2 norm of each filter, ``(C, 1, ...)`` for weights ``(C, ...)``."""
+    return torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True)
+
+
+def loss_line(
+    model: nn.Module,
+    split: Split,
+    mean: Tensor,
+    *,
+    points: int = 51,
+    reach: float = 1.0,
+    seed: int = 0,
+    precision: str = "fp32",
+    at_once: int = 1,
+    progress: bool = True,
+    partial: Path | None = None,
+) -> pd.DataFrame:
+    """Measure the loss along a line through the trained weights, in a filter-normalised direction.
+
+    Args:
+        model: a trained network; left as it was.
+        split: the images. They are evaluated as they are, without augmentation.
+        mean: the mean image of the training images, ``(3, 32, 32)``.
+        points: on the line, evenly spaced; an odd number, so that the centre is one of them.
+        reach: the line goes from ``-reach`` to ``reach``; at 1 every filter has moved by its own norm.
+        seed: of the direction.
+        precision: ``"fp32"`` or ``"bf16"``.
+        at_once: points evaluated together. On a CPU 1 is fastest; try more on a GPU, which a small network does not
+            fill. The memory needed grows with it.
+        progress: show a progress bar.
+        partial: file from which an interrupted measurement goes on, see
+            :func:`resnet56.instruments.measurement.measure_each`.
+
+    Returns:
+        A row per point: ``x``, ``loss`` (mean cross-entropy, nats), ``error`` (percent). Nothing is clamped: where the
+        activations overflow, the loss is infinite or not a number, and the error means nothing.
+
+    Raises:
+        InputError: if ``points`` is even or below 3, or ``partial`` is of another network, other images or points.
+        Interrupted: on SIGINT or SIGTERM, when the results so far are saved.
+    """
+    return _landscape(model, split, mean, ["x"], points, reach, seed, precision, at_once, progress, partial)
+
+
+def loss_surface(
+    model: nn.Module,
+    split: Split,
+    mean: Tensor,
+    *,
+    points: int = 51,
+    reach: float = 1.0,
+    seed: int = 0,
+    precision: str = "fp32",
+    at_once: int = 1,
+    progress: bool = True,
+    partial: Path | None = None,
+) -> pd.DataFrame:
+    """Measure the loss on a square through the trained weights, spanned by two filter-normalised directions.
+
+    The first direction is that of :func:`loss_line` for the same seed, so the line is the surface's row ``y = 0``.
+
+    Args:
+        points: along each side of the square.
+        reach: both coordinates go from ``-reach`` to ``reach``.
+        model, split, mean, seed, precision, at_once, progress, partial: as for :func:`loss_line`.
+
+    Returns:
+        A row per point, ``points`` squared: ``x``, ``y``, ``loss`` (nats) and ``error`` (percent) as for
+        :func:`loss_line`.
+
+    Raises:
+        InputError, Interrupted: as for :func:`loss_line`.
+    """
+    return _landscape(model, split, mean, ["x", "y"], points, reach, seed, precision, at_once, progress, partial)
+
+
+@torch.no_grad()
+def _landscape(model, split, mean, axes, points, reach, seed, precision, at_once, progress, partial) -> pd.DataFrame:
+    """Measure loss and error on a grid with the coordinates ``axes``, one random direction for each."""
+    if points < 3 or points % 2 == 0:
+        raise InputError(f"{points} points have no centre: give an odd number, at least 3")
+    middle = points // 2
+    steps = reach * np.arange(-middle, middle + 1) / middle  # exactly 0 in the middle
+    grid = pd.DataFrame(itertools.product(steps, repeat=len(axes)), columns=axes)
+
+    generator = torch.Generator().manual_seed(seed)
+    directions = [filter_normalised_direction(model, generator) for _ in axes]
+    device = next(model.parameters()).device
+    split, mean = split.to(device), mean.to(device)
+    probe = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
+    moving = {name: weight for name, weight in probe.named_parameters() if weight.ndim > 1}
+    centre = {name: weight.clone() for name, weight in moving.items()}
+
+    def measure(rows: pd.DataFrame) -> pd.DataFrame:
+        weights = [weights_at(centre, directions, point) for point in rows.itertuples(index=False)]
+        if len(weights) > 1:
+            stacked = {name: torch.stack([each[name] for each in weights]) for name in centre}
+            return evaluate_each(probe, stacked, split, mean, precision)
+        for name, weight in moving.items():
+            weight.copy_(weights[0][name])
+        score = evaluate(probe, split, mean, precision)
+        return pd.DataFrame([{"loss": score.loss, "error": score.error}])
+
+    tensors = [*model.state_dict().values(), *(d[name] for d in directions for name in centre)]
+    key = repr(model) + precision + digest(*tensors, split.pixels, split.labels, mean)
+    return measure_each(
+        grid, measure, at_once=at_once, label="loss landscape", progress=progress, partial=partial, key=key
+    )
+
+
+def weights_at(
+    centre: dict[str, Tensor], directions: list[dict[str, Tensor]], point: tuple[float, ...]
+) -> dict[str, Tensor]:
+    """Return ``centre`` + the sum of coordinate times direction, for the weights in ``centre``."""
+    return {
+        name: weight + sum(step * direction[name] for step, direction in zip(point, directions, strict=True))
+        for name, weight in centre.items()
+    }
+
+
+@torch.no_grad()
+def evaluate_each(
+    model: nn.Module, weights: dict[str, Tensor], split: Split, mean: Tensor, precision: str
+) -> pd.DataFrame:
+    """Evaluate one network with several sets of weights, all of them on each batch of images.
+
+    What :func:`resnet56.train.evaluate` does for each set in turn, with :func:`torch.func.vmap` over the sets.
+
+    Args:
+        model: the network, in evaluation mode; it gives the parameters and running statistics not in ``weights``.
+        weights: from a parameter's name to its values, ``(P, *shape)`` for P sets.
+        split: the images, on the model's device.
+        mean: the mean image of the training images, ``(3, 32, 32)``, on that device too.
+        precision: ``"fp32"`` or ``"bf16"``.
+
+    Returns:
+        P rows: ``loss`` (nats), ``error`` (percent).
+    """
+    forward = vmap(lambda own, images: functional_call(model, own, images), in_dims=(0, None))
+    losses = errors = 0
+    for pixels, labels in zip(split.pixels.split(BATCH_SIZE), split.labels.split(BATCH_SIZE), strict=True):
+        with autocast(mean.device, precision):
+            logits = forward(weights, normalise(pixels, mean)).float()  # (P, N, classes)
+        expected = labels.expand(len(logits), -1)
+        losses = losses + F.cross_entropy(logits.movedim(2, 1), expected, reduction="none").sum(dim=1)
+        errors = errors + (logits.argmax(dim=2) != expected).sum(dim=1)
+    count = len(split)
+    return pd.DataFrame({"loss": (losses / count).tolist(), "error": (100 * errors / count).tolist()})

@@ -1,0 +1,117 @@
+"""Lesions (Veit et al. 2016, sections 4 and 5): take blocks out of a trained network, and see what it still can do."""
+
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor, nn
+
+from ..data import Split
+from ..errors import InputError
+from ..model import BasicBlock, OptionA, basic_blocks
+from ..train import evaluate
+from .measurement import digest, measure_each
+
+
+def bypass(block: BasicBlock) -> nn.Module:
+    """Return what is left of a block when its two convolutions are gone: its shortcut.
+
+    A plain block has none. Where its shape does not change it is left out; where it does, shortcut option A stands in.
+    """
+    if block.downsample is not None:
+        return nn.Sequential(block.downsample, nn.ReLU())
+    extra_channels = block.conv1.out_channels - block.conv1.in_channels
+    return OptionA(extra_channels) if extra_channels else nn.Identity()
+
+
+@contextmanager
+def without_blocks(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Take blocks out of ``model`` for the time of the ``with`` block.
+
+    Args:
+        model: the network.
+        names: of the blocks, such as ``"layer1.3"``.
+
+    Raises:
+        InputError: if the network has no block of such a name.
+    """
+    blocks = basic_blocks(model)
+    names = list(names)
+    for name in names:
+        if name not in blocks:
+            raise InputError(f"no block {name!r} in this network; its blocks are {', '.join(blocks)}")
+    for name in names:
+        model.set_submodule(name, bypass(blocks[name]))
+    try:
+        yield
+    finally:
+        for name in names:
+            model.set_submodule(name, blocks[name])
+
+
+def lesion_each(
+    model: nn.Module, split: Split, mean: Tensor, *, progress: bool = True, partial: Path | None = None
+) -> pd.DataFrame:
+    """Take out one block at a time and evaluate what is left (Veit et al., Figure 3).
+
+    Args:
+        model: a trained network; left as it was.
+        split: the images.
+        mean: the mean image of the training images, ``(3, 32, 32)``.
+        progress: show a progress bar.
+        partial: file from which an interrupted study goes on, see
+            :func:`resnet56.instruments.measurement.measure_each`.
+
+    Returns:
+        A row for the whole network and one per block: ``removed`` (name, empty for the whole network), ``count``
+        (0 or 1), ``loss`` (nats), ``error`` (percent).
+    """
+    return _study(model, split, mean, [(), *((name,) for name in basic_blocks(model))], progress, partial)
+
+
+def lesion_random(
+    model: nn.Module,
+    split: Split,
+    mean: Tensor,
+    *,
+    counts: Iterable[int] = (1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20),
+    repeats: int = 5,
+    seed: int = 0,
+    progress: bool = True,
+    partial: Path | None = None,
+) -> pd.DataFrame:
+    """Take out several blocks at once, chosen at random among those that keep the shape (Veit et al., Figure 5a).
+
+    Args:
+        model, split, mean, progress, partial: as for :func:`lesion_each`.
+        counts: how many blocks to take out.
+        repeats: draws for each count.
+        seed: of the draws; networks of one depth lose the same blocks.
+
+    Returns:
+        As for :func:`lesion_each`, a row per draw; several names are separated by spaces.
+
+    Raises:
+        InputError: if the network has fewer such blocks than a count asks for.
+    """
+    names = [name for name, block in basic_blocks(model).items() if block.conv1.stride == (1, 1)]
+    counts = list(counts)
+    if max(counts) > len(names):
+        raise InputError(f"cannot take out {max(counts)} blocks: this network has {len(names)} that keep the shape")
+    draw = random.Random(seed)
+    sets = [tuple(draw.sample(names, count)) for count in counts for _ in range(repeats)]
+    return _study(model, split, mean, sets, progress, partial)
+
+
+def _study(model, split, mean, sets, progress, partial) -> pd.DataFrame:
+    points = pd.DataFrame({"removed": [" ".join(names) for names in sets], "count": [len(names) for names in sets]})
+
+    def measure(chunk: pd.DataFrame) -> pd.DataFrame:
+        with without_blocks(model, chunk["removed"].item().split()):
+            score = evaluate(model, split, mean)
+        return pd.DataFrame({"loss": [score.loss], "error": [score.error]})
+
+    key = repr(model) + digest(*model.state_dict().values(), split.pixels, split.labels, mean)
+    return measure_each(points, measure, label="lesions", progress=progress, partial=partial, key=key)

@@ -1,0 +1,143 @@
+"""Measurements: a table with its conditions, saved without pickle; and long ones, point by point, that can be resumed."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor
+from tqdm import tqdm
+
+from ..errors import InputError
+from ..files import check_writable, data_dir, new_folder, write_file
+from ..progress import Interrupted, catch_signals
+from ..runs import checksum, sha256
+from ..train import SAVE_EVERY
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A tidy table, and what was measured on what.
+
+    Attributes:
+        about: conditions, a dict that JSON can hold.
+        table: the numbers, a row per measured thing.
+    """
+
+    about: dict
+    table: pd.DataFrame
+
+
+def save_measurement(path: str | Path, measurement: Measurement) -> None:
+    """Write a measurement into a new folder ``path``: ``measurement.json`` and ``table.csv``, whole or not at all.
+
+    Numbers in the table keep six significant digits; infinite ones and those that are not a number are kept too.
+
+    Raises:
+        InputError: if it cannot be written, or there is something of that name.
+    """
+    with new_folder(Path(path)) as folder:
+        measurement.table.to_csv(folder / "table.csv", index=False, float_format="%.6g", na_rep="nan")
+        about = {**measurement.about, "files": {"table.csv": sha256(folder / "table.csv")}}
+        about = json.loads(json.dumps(about))  # what it will be when loaded: a number as a key becomes a string
+        about["checksum"] = checksum(about)
+        (folder / "measurement.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def load_measurement(path: str | Path) -> Measurement:
+    """Load a measurement, by its folder or by the name of its folder in ``data/runs/``.
+
+    Raises:
+        InputError: if there is none, or it is damaged.
+    """
+    folder = Path(path) if Path(path).is_dir() else data_dir() / "runs" / path
+    try:
+        about = json.loads((folder / "measurement.json").read_text())
+        if about["checksum"] != checksum(about) or about["files"]["table.csv"] != sha256(folder / "table.csv"):
+            raise InputError(f"measurement {folder.name} is damaged (its checksum differs); get it again")
+        # Only "nan" is not a number: names may be empty, or "None".
+        return Measurement(about, pd.read_csv(folder / "table.csv", keep_default_na=False, na_values=["nan"]))
+    except InputError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"measurement {folder.name} cannot be read ({error}); get it again") from error
+
+
+def measure_each(
+    points: pd.DataFrame,
+    measure: Callable[[pd.DataFrame], pd.DataFrame],
+    *,
+    at_once: int = 1,
+    label: str = "measuring",
+    progress: bool = True,
+    partial: Path | None = None,
+    key: str = "",
+) -> pd.DataFrame:
+    """Measure at every point, with a progress bar; where ``partial`` is given, what is done survives an interruption.
+
+    Args:
+        points: a row per point.
+        measure: maps some rows of ``points`` to a table with a row of results for each.
+        at_once: how many rows it is given at a time.
+        label: written before the bar.
+        progress: show the bar.
+        partial: a file to keep the results so far in, saved each minute and on interruption; a later call goes on from
+            there, and the finished call deletes it.
+        key: says what is measured, such as a :func:`digest` of weights and images; a file of another is refused.
+
+    Returns:
+        ``points`` with the columns of the results.
+
+    Raises:
+        InputError: if ``partial`` holds something else or cannot be written, or ``at_once`` is below 1.
+        Interrupted: on SIGINT or SIGTERM, when the results so far are saved.
+    """
+    if at_once < 1:
+        raise InputError(f"cannot measure {at_once} points at once: give at least 1")
+    if partial:
+        check_writable(partial.parent)
+    key = hashlib.sha256((key + points.to_json(double_precision=15)).encode()).hexdigest()
+    results = _load_partial(partial, key) if partial and partial.exists() else []
+    bar = tqdm(total=len(points), initial=len(results), desc=label, unit="point", disable=not progress, dynamic_ncols=True)
+
+    def save() -> None:
+        if partial:
+            content = json.dumps({"key": key, "results": results}).encode()
+            write_file(partial, lambda file: file.write(content))
+
+    with bar, catch_signals() as caught:
+        saved = time.monotonic()
+        while len(results) < len(points):
+            chunk = points.iloc[len(results) : len(results) + at_once]
+            results.extend(measure(chunk).to_dict("records"))
+            bar.update(len(chunk))
+            if caught or time.monotonic() - saved >= SAVE_EVERY:
+                save()
+                saved = time.monotonic()
+            if caught:
+                raise Interrupted(caught[0])
+    if partial:
+        partial.unlink(missing_ok=True)
+    return pd.concat([points.reset_index(drop=True), pd.DataFrame(results)], axis=1)
+
+
+def _load_partial(path: Path, key: str) -> list[dict]:
+    try:
+        content = json.loads(path.read_text())
+        if content["key"] == key:
+            return content["results"]
+    except (OSError, KeyError, TypeError, ValueError):
+        pass
+    raise InputError(f"{path} holds part of another measurement, or is damaged; delete it, or give another file")
+
+
+def digest(*tensors: Tensor) -> str:
+    """Return the sha256 of tensors' values, shapes and types, as 64 hexadecimal digits."""
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()

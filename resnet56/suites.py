@@ -1,0 +1,232 @@
+"""Suites: the recorded runs of the book, planned, trained, continued and recorded by one command."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from .checkpoint import Checkpoint, resume
+from .data import DataSet, Split, load_data, normalise
+from .devices import fast_precision, pick_device
+from .engine import Engine
+from .errors import InputError
+from .files import check_writable, data_dir, new_folder
+from .hooks import GradientRecorder
+from .model import build_model, parse_arch
+from .recipe import FAST, LAPTOP, PAPER, Recipe
+from .runs import Run, commit, describe_run, load_run, save_run
+from .train import evaluate, fit_together, split_train
+
+VALIDATION = 5000  # training images held out, as in the paper: they make the curves, and choose nothing
+RECORDED_STEPS = 70  # steps of a run at which gradients are recorded, about
+PROBE = 128  # images of the probe batch
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Runs that belong together.
+
+    Attributes:
+        recipe: of all of them, but for the seed and ResNet-110's warm-up.
+        runs: architecture and seed, in the order in which they are wanted. Of seed 0 gradients and weights are kept.
+    """
+
+    recipe: Recipe
+    runs: tuple[tuple[str, int], ...]
+
+
+def _seeds(archs: tuple[str, ...], seeds: range) -> tuple[tuple[str, int], ...]:
+    return tuple((arch, seed) for seed in seeds for arch in archs)
+
+
+SUITES = {
+    "paper": Suite(
+        PAPER,
+        _seeds(("plain56", "resnet56"), range(5))
+        + _seeds(("plain20", "resnet20", "plain32", "resnet32", "plain44", "resnet44", "resnet110"), range(3)),
+    ),
+    "fast": Suite(FAST, _seeds(("plain56", "resnet56"), range(5))),
+    "laptop": Suite(LAPTOP, _seeds(("resnet56", "plain56", "plain20", "resnet20"), range(1))),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a suite.
+
+    Attributes:
+        arch, recipe: what is trained and how.
+        record: the folder that its record takes.
+        checkpoint: the file that it is saved to until then.
+    """
+
+    arch: str
+    recipe: Recipe
+    record: Path
+    checkpoint: Path
+
+    @property
+    def name(self) -> str:
+        """Architecture and seed, such as ``"resnet56-seed-0"``."""
+        return self.record.name
+
+
+def plan(suite: str, data: DataSet, *, out: Path | None = None, precision: str = "fp32", iterations: int | None = None
+         ) -> list[Job]:
+    """List the runs of a suite, in order.
+
+    Args:
+        suite: a name of :data:`SUITES`.
+        data: the data set.
+        out: folder for ``runs/`` and ``checkpoints/``; ``data/`` if None.
+        precision: of all runs.
+        iterations: steps of each run instead of the recipe's, for a rehearsal.
+
+    Raises:
+        InputError: if there is no suite of that name.
+    """
+    if suite not in SUITES:
+        raise InputError(f"unknown suite {suite!r}: use {', '.join(SUITES)}")
+    out = out or data_dir()
+    folder = f"{suite}-{data.name}" + (f"-{iterations}-steps" if iterations else "")
+    length = {"iterations": iterations, "epochs": None} if iterations else {}
+    jobs = []
+    for arch, seed in SUITES[suite].runs:
+        warmup = {"warmup": 400} if suite == "paper" and arch == "resnet110" else {}  # the paper's, section 4.2
+        recipe = dataclasses.replace(SUITES[suite].recipe, seed=seed, precision=precision, **length, **warmup)
+        name = f"{arch}-seed-{seed}"
+        jobs.append(Job(arch, recipe, out / "runs" / folder / name, out / "checkpoints" / folder / f"{name}.pt"))
+    return jobs
+
+
+def reproduce(
+    suite: str,
+    *,
+    data: DataSet | None = None,
+    device: str | torch.device = "auto",
+    out: Path | None = None,
+    at_once: int | None = None,
+    time_limit: float = math.inf,
+    iterations: int | None = None,
+    progress: bool = True,
+    say: Callable[[str], object] = print,
+) -> list[Path]:
+    """Train the runs of a suite that are not recorded yet, and record each as it completes.
+
+    What was interrupted goes on from its checkpoint, which is deleted when the record is there.
+
+    Args:
+        suite, out, iterations: as for :func:`plan`.
+        data: the data set; the first that is available if None.
+        device: where to train.
+        at_once: how many networks are trained at the same time; if None, 8 on an NVIDIA GPU, of which one network leaves
+            most idle, and 1 elsewhere.
+        time_limit: seconds after which to stop and save.
+        progress: show a bar per network.
+        say: called with each line of the report.
+
+    Returns:
+        The folders of all records of the suite.
+
+    Raises:
+        InputError: if the suite or the device cannot be had, or a record or checkpoint is damaged or of another run.
+        Interrupted: on SIGINT or SIGTERM, when all is saved.
+        OutOfTime: at the time limit, when all is saved.
+    """
+    deadline = time.monotonic() + time_limit
+    commit()  # of the code that trains, before anyone edits it
+    device = pick_device(device) if isinstance(device, str) else device
+    data = data or load_data()
+    jobs = plan(suite, data, out=out, precision=fast_precision(device), iterations=iterations)
+    for job in jobs:
+        check_writable(job.record.parent)
+        check_writable(job.checkpoint.parent)
+    missing = [job for job in jobs if not _is_recorded(job)]
+    say(f"Suite {suite} on {data.title}: {len(jobs) - len(missing)} of {len(jobs)} runs are recorded.")
+    train, validation = split_train(data, min(VALIDATION, len(data.train) // 10))
+    train, validation = train.to(device), validation.to(device)
+    at_once = at_once or (8 if device.type == "cuda" else 1)
+    begun, work = time.monotonic(), 0.0
+    for first in range(0, len(missing), at_once):
+        group = missing[first : first + at_once]
+        left = sum(map(_work, missing[first:]))
+        if work:
+            say(f"About {(time.monotonic() - begun) / work * left / 60:,.0f} minutes to go.")
+        _train(group, data, train, validation, device, deadline, progress)
+        work += sum(map(_work, group))
+        for job in group:
+            say(f"{job.name}: test error {load_run(job.record).about['final']['test_error']:.2f} %")
+    return [job.record for job in jobs]
+
+
+def _work(job: Job) -> float:
+    """Return the cost of a run, up to a factor: its depth times its images."""
+    recipe = job.recipe
+    images = recipe.epochs if recipe.epochs else recipe.iterations * recipe.batch_size
+    return parse_arch(job.arch)[1] * images
+
+
+def _is_recorded(job: Job) -> bool:
+    if not job.record.exists():
+        return False
+    about = load_run(job.record).about
+    here = {**dataclasses.asdict(job.recipe), "milestones": list(job.recipe.milestones)}
+    differences = [
+        f"{key} is {about['recipe'][key]} there, {value} here"
+        for key, value in here.items()
+        if about["recipe"][key] != value and key != "precision"
+    ]
+    if differences:
+        raise InputError(f"{job.record} is of another recipe: {'; '.join(differences)}; move it away, or give --out")
+    return True
+
+
+def _train(
+    jobs: list[Job], data: DataSet, train: Split, validation: Split, device: torch.device, deadline: float, progress: bool
+) -> None:
+    """Train some networks at once, from their checkpoints where there are any, and record them."""
+    trainers, recorders, checkpoints = {}, {}, {}
+    with ExitStack() as stack:
+        for job in jobs:
+            torch.manual_seed(job.recipe.seed)
+            trainer = Engine(build_model(job.arch), train, job.recipe, device)
+            if job.recipe.seed == 0:
+                probe = normalise(train.pixels[:PROBE], trainer.batches.mean), train.labels[:PROBE]
+                every = max(1, trainer.total_steps // RECORDED_STEPS)
+                recorders[job.name] = stack.enter_context(GradientRecorder(trainer, every, probe))
+            checkpoint = Checkpoint(job.checkpoint, job.arch, "A", data.name, data.fingerprint, len(validation))
+            if checkpoint.path.exists():
+                resume(trainer, checkpoint)
+            trainers[job.name], checkpoints[job.name] = trainer, checkpoint
+        fit_together(trainers, validation=validation, checkpoints=checkpoints, deadline=deadline, progress=progress)
+    for job in jobs:
+        trainer = trainers[job.name]
+        test = evaluate(trainer.model, data.test.to(device), trainer.batches.mean, job.recipe.precision)
+        about = describe_run(trainer, arch=job.arch, shortcut="A", data=data, validation=len(validation), test=test)
+        gradients = recorders[job.name].table() if job.name in recorders else None
+        with new_folder(job.record) as folder:
+            save_run(folder, Run(about, pd.DataFrame(trainer.history), gradients), trainer if gradients is not None else None)
+        job.checkpoint.unlink()
+
+
+def recorded_suite() -> str:
+    """Return the folder in ``data/runs/`` of the fullest recorded suite: the paper's if it is there, else the laptop's.
+
+    It holds, at least, seed 0 of plain-56 and ResNet-56. Official pixels go first.
+
+    Raises:
+        InputError: if none is recorded.
+    """
+    needed = [f"{arch}-seed-0" for arch in ("plain56", "resnet56")]
+    for suite in ("paper", "laptop"):
+        for data in ("cifar10", "cifar10-png", "cifar10-jpeg"):
+            folder = data_dir() / "runs" / f"{suite}-{data}"
+            if all((folder / name / "run.json").exists() for name in needed):
+                return folder.name
+    raise InputError(f"no suite is recorded in {data_dir() / 'runs'}; `resnet56 reproduce laptop` makes one")

@@ -1,0 +1,80 @@
+"""The study: what it records is what the instruments give; it goes on where it stopped."""
+
+import pandas as pd
+import pytest
+import torch
+
+from resnet56 import InputError, Recipe, build_model, load_pretrained
+from resnet56.data import normalise
+from resnet56.instruments import study as module
+from resnet56.instruments.lesions import lesion_random
+from resnet56.instruments.measurement import load_measurement
+from resnet56.instruments.responses import layer_responses
+from resnet56.instruments.study import MEASUREMENTS, measure_suite
+from resnet56.suites import SUITES, Suite, recorded_suite, reproduce
+
+
+@pytest.fixture
+def recorded(data_set, tmp_path, monkeypatch):
+    """A suite of the smallest networks, trained for a step, in place of those of 56 layers."""
+    runs = (("plain8", 0), ("resnet8", 0))
+    monkeypatch.setitem(SUITES, "tiny", Suite(Recipe(iterations=1, batch_size=20, lr=0.01), runs))
+    reproduce("tiny", data=data_set, device="cpu", out=tmp_path, progress=False, say=lambda line: None)
+    original = load_pretrained
+
+    def smallest(arch, suite):
+        return original(arch.rstrip("0123456789") + "8", suite)
+
+    def smallest_fresh(arch, *options):
+        return build_model(arch.rstrip("0123456789") + "8", *options)
+
+    def few(*arguments, **options):
+        return lesion_random(*arguments, **options, counts=(1,), repeats=1)
+
+    monkeypatch.setattr(module, "load_pretrained", smallest)
+    monkeypatch.setattr(module, "build_model", smallest_fresh)
+    monkeypatch.setitem(MEASUREMENTS, "lesions-random", module._each("lesions-random", few, module._test))
+    return tmp_path
+
+
+def measure(data_set, out):
+    lines = []
+    paths = measure_suite("tiny", data_set, device="cpu", out=out, images=10, points=3, progress=False, say=lines.append)
+    return paths, lines
+
+
+def test_every_instrument_is_recorded_once(data_set, recorded):
+    paths, lines = measure(data_set, recorded)
+    assert [path.name for path in paths] == list(MEASUREMENTS) and len(lines) == len(paths)
+    for path in paths:
+        found = load_measurement(path)
+        assert found.about["data"]["title"] == "noise" and found.about["measurement"] == path.name
+        assert len(found.table) and found.table.notna().all(axis=None)
+    assert len(load_measurement(paths[-1]).table) == 2 * 3 * 3 and len(load_measurement(paths[-2]).table) == 2 * 7
+    again, lines = measure(data_set, recorded)
+    assert again == paths and not lines
+
+
+def test_what_is_recorded_is_what_the_instrument_gives(data_set, recorded):
+    paths, _ = measure(data_set, recorded)
+    table = load_measurement(next(path for path in paths if path.name == "responses")).table
+    model, mean = load_pretrained("resnet8", str(recorded / "runs" / "tiny-noise"))
+    direct = layer_responses(model, normalise(data_set.test.pixels[:10], mean))
+    found = table[table["arch"] == "resnet56"].drop(columns="arch").reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, direct, rtol=1e-4, check_dtype=False)
+    assert torch.is_tensor(mean)
+
+
+def test_without_records_there_is_nothing_to_measure(data_set, tmp_path):
+    with pytest.raises(InputError, match="no trained weights of 'plain56'"):
+        measure_suite("tiny", data_set, device="cpu", out=tmp_path, progress=False)
+    with pytest.raises(InputError, match="no suite is recorded"):
+        recorded_suite()
+
+
+def test_the_fullest_suite_is_the_papers_on_official_pixels(data_folder):
+    for folder in ("laptop-cifar10", "paper-cifar10-jpeg", "paper-cifar10"):
+        for arch in ("plain56", "resnet56"):
+            (data_folder / "runs" / folder / f"{arch}-seed-0").mkdir(parents=True)
+            (data_folder / "runs" / folder / f"{arch}-seed-0" / "run.json").touch()
+        assert recorded_suite() == folder
