@@ -64,17 +64,22 @@ class Study:
         return build_model(arch).to(self.device)
 
     def batch(self, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the first training images as a network sees them, and their labels."""
-        first = self.data.train[:BATCH].to(self.device)
-        return normalise(first.pixels, mean), first.labels
+        """Return a batch of training images as a network sees them, and their labels."""
+        images = _evenly(self.data.train, BATCH).to(self.device)
+        return normalise(images.pixels, mean), images.labels
 
     def some(self, split: Split) -> Split:
-        """Return the first of the images, on the device."""
-        return split[: self.images].to(self.device)
+        """Return as many of the images as an evaluation uses, on the device."""
+        return _evenly(split, self.images).to(self.device)
 
     def partial(self, name: str) -> Path:
         """Return the file for an unfinished measurement."""
         return self.partials / f"{name}.json"
+
+
+def _evenly(split: Split, count: int) -> Split:
+    """Return ``count`` images spread evenly over ``split``, which may be in the order of the classes."""
+    return split[:: max(1, len(split) // count)][:count]
 
 
 def _gradient_growth(study: Study) -> pd.DataFrame:
@@ -102,7 +107,7 @@ def _branch_variances(study: Study) -> pd.DataFrame:
 
 def _shattering(study: Study) -> pd.DataFrame:
     images, _ = study.batch(study.trained("plain56")[1])
-    path = line(images[0], images[1])
+    path = line(images[0], images[-1])
 
     def curve(series: Tensor) -> pd.DataFrame:
         return pd.DataFrame({"lag": range(LAGS + 1), "autocorrelation": autocorrelation(series, LAGS).tolist()})
