@@ -364,6 +364,16 @@ def hold_out(split: Split, count: int, seed: int = 0) -> tuple[Split, Split]:
     return split[~held], split[held]
 
 
+def evenly(split: Split, count: int) -> Split:
+    """Return ``count`` images spread evenly over ``split``: its first ones may all be of one class.
+
+    Args:
+        split: the images.
+        count: how many; all, if there are no more.
+    """
+    return split[:: max(1, len(split) // count)][:count]
+
+
 def pixel_mean(split: Split) -> Tensor:
     """Return the mean image, float32 ``(3, 32, 32)`` on the 0-to-255 scale; its sums are exact integers."""
     return (split.pixels.sum(dim=0, dtype=torch.int64) / len(split)).float()

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from .checkpoint import Checkpoint, resume
-from .data import DataSet, Split, load_data, normalise
+from .data import DataSet, Split, evenly, load_data, normalise
 from .devices import fast_precision, pick_device
 from .engine import Engine
 from .errors import InputError
@@ -197,7 +197,8 @@ def _train(
             torch.manual_seed(job.recipe.seed)
             trainer = Engine(build_model(job.arch), train, job.recipe, device)
             if job.recipe.seed == 0:
-                probe = normalise(train.pixels[:PROBE], trainer.batches.mean), train.labels[:PROBE]
+                images = evenly(train, PROBE)
+                probe = normalise(images.pixels, trainer.batches.mean), images.labels
                 every = max(1, trainer.total_steps // RECORDED_STEPS)
                 recorders[job.name] = stack.enter_context(GradientRecorder(trainer, every, probe))
             checkpoint = Checkpoint(job.checkpoint, job.arch, "A", data.name, data.fingerprint, len(validation))

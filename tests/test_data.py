@@ -11,10 +11,17 @@ from PIL import Image
 from torchvision.transforms import functional as TF
 
 from resnet56 import InputError, data
-from resnet56.data import CIFAR10_CLASSES, Batches, augment, hold_out, import_images, load_data, normalise, pixel_mean
+from resnet56.data import CIFAR10_CLASSES, Batches, Split, augment, evenly, hold_out, import_images, load_data, normalise, pixel_mean
 
 
 # --- Splits and batches -------------------------------------------------------------------------------
+
+
+def test_evenly_takes_as_many_of_each_class_from_a_set_in_the_order_of_classes():
+    labels = torch.arange(10).repeat_interleave(50)
+    ordered = Split(torch.zeros(500, 3, 32, 32, dtype=torch.uint8), labels)
+    assert evenly(ordered, 100).labels.bincount().tolist() == [10] * 10
+    assert len(evenly(ordered, 1000)) == 500
 
 
 def test_hold_out_is_stratified_disjoint_and_seeded(split):

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..data import DataSet, Split, normalise
+from ..data import DataSet, Split, evenly, normalise
 from ..devices import hardware, pick_device, versions
 from ..files import check_writable, data_dir
 from ..hooks import output_gradient_norms, stage_of
@@ -65,21 +65,16 @@ class Study:
 
     def batch(self, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Return a batch of training images as a network sees them, and their labels."""
-        images = _evenly(self.data.train, BATCH).to(self.device)
+        images = evenly(self.data.train, BATCH).to(self.device)
         return normalise(images.pixels, mean), images.labels
 
     def some(self, split: Split) -> Split:
         """Return as many of the images as an evaluation uses, on the device."""
-        return _evenly(split, self.images).to(self.device)
+        return evenly(split, self.images).to(self.device)
 
     def partial(self, name: str) -> Path:
         """Return the file for an unfinished measurement."""
         return self.partials / f"{name}.json"
-
-
-def _evenly(split: Split, count: int) -> Split:
-    """Return ``count`` images spread evenly over ``split``, which may be in the order of the classes."""
-    return split[:: max(1, len(split) // count)][:count]
 
 
 def _gradient_growth(study: Study) -> pd.DataFrame:
