@@ -75,6 +75,14 @@ def test_readme_quotes_the_recorded_figures():
         assert run.label() in readme
 
 
+def test_readme_quotes_the_recorded_suite():
+    readme = (ROOT / "README.md").read_text()
+    for arch in ("plain20", "plain56", "resnet20", "resnet56"):
+        final = load_run(ROOT / "data" / "runs" / "laptop-cifar10-jpeg" / f"{arch}-seed-0").about["final"]
+        row = f"| {display_name(arch)} | {final['train_loss']:.2f} | {final['train_error']:.1f} % | {final['test_error']:.1f} % |"
+        assert row in readme, f"README should have: {row}"
+
+
 def test_committed_records_load():
     records = find_runs(ROOT / "data" / "runs")
     assert records
