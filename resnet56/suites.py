@@ -82,7 +82,7 @@ def plan(suite: str, data: DataSet, *, out: Path | None = None, precision: str =
     """List the runs of a suite, in order.
 
     Args:
-        suite: a name of :data:`SUITES`.
+        suite: a name of :data:`resnet56.suites.SUITES`.
         data: the data set.
         out: folder for ``runs/`` and ``checkpoints/``; ``data/`` if None.
         precision: of all runs.

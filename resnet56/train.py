@@ -259,7 +259,7 @@ def fit_together(
         trainers: the networks in training, by the names that their progress bars show.
         validation, progress: as for :func:`fit`.
         checkpoints: of the same names, saved as for :func:`fit`.
-        deadline: when to stop, on the clock of :func:`time.monotonic`.
+        deadline: when to stop, on the clock of ``time.monotonic()``.
 
     Raises:
         NonFiniteLoss, Interrupted: as for :func:`fit`.

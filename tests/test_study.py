@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from resnet56 import InputError, Recipe, build_model, load_pretrained
-from resnet56.data import normalise
+from resnet56.data import evenly, normalise
 from resnet56.instruments import study as module
 from resnet56.instruments.lesions import lesion_random
 from resnet56.instruments.measurement import load_measurement
@@ -59,7 +59,7 @@ def test_what_is_recorded_is_what_the_instrument_gives(data_set, recorded):
     paths, _ = measure(data_set, recorded)
     table = load_measurement(next(path for path in paths if path.name == "responses")).table
     model, mean = load_pretrained("resnet8", str(recorded / "runs" / "tiny-noise"))
-    direct = layer_responses(model, normalise(data_set.test.pixels[:10], mean))
+    direct = layer_responses(model, normalise(evenly(data_set.test, 10).pixels, mean))
     found = table[table["arch"] == "resnet56"].drop(columns="arch").reset_index(drop=True)
     pd.testing.assert_frame_equal(found, direct, rtol=1e-4, check_dtype=False)
     assert torch.is_tensor(mean)

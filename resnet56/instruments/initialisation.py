@@ -27,7 +27,7 @@ def gradient_growth(model: nn.Module, images: Tensor, labels: Tensor) -> pd.Data
         labels: ``(N,)``.
 
     Returns:
-        A row per stage: ``stage``, ``layers`` and ``growth``, the mean factor per layer (geometric) between the outputs
+        A row per stage, with ``stage``, ``layers`` and ``growth``, the mean factor per layer (geometric) between the outputs
         of the first and the last layer of the stage, which all have one shape; compare :data:`GROWTH`.
     """
     norms = output_gradient_norms(model, images, labels).tolist()
@@ -50,7 +50,7 @@ def branch_variances(model: nn.Module, images: Tensor) -> pd.DataFrame:
         images: ``(N, 3, 32, 32)`` as the network sees them.
 
     Returns:
-        A row per block: ``block`` (1 for the first), ``name``, ``stage``, ``branch`` and ``shortcut`` (variance over
+        A row per block, with ``block`` (1 for the first), ``name``, ``stage``, ``branch`` and ``shortcut`` (variance over
         images and pixels, mean over channels) and ``ratio`` (branch over shortcut). Were the two independent and no
         nonlinearity behind the addition, the ratio of block l would be about 1/l.
     """

@@ -90,7 +90,7 @@ def loss_line(
             :func:`resnet56.instruments.measurement.measure_each`.
 
     Returns:
-        A row per point: ``x``, ``loss`` (mean cross-entropy, nats), ``error`` (percent). Nothing is clamped: where the
+        A row per point, with ``x``, ``loss`` (mean cross-entropy, nats), ``error`` (percent). Nothing is clamped: where the
         activations overflow, the loss is infinite or not a number, and the error means nothing.
 
     Raises:

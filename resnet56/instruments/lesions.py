@@ -65,7 +65,7 @@ def lesion_each(
             :func:`resnet56.instruments.measurement.measure_each`.
 
     Returns:
-        A row for the whole network and one per block: ``removed`` (name, empty for the whole network), ``count``
+        A row for the whole network and one per block, with ``removed`` (name, empty for the whole network), ``count``
         (0 or 1), ``loss`` (nats), ``error`` (percent).
     """
     return _study(model, split, mean, [(), *((name,) for name in basic_blocks(model))], progress, partial)

@@ -54,7 +54,7 @@ def path_lengths(model: nn.Module, images: Tensor, labels: Tensor, samples: int 
         seed: of the choice of paths.
 
     Returns:
-        A row per length: ``length`` (blocks gone through, 0 to n), ``paths`` (how many there are, n choose length),
+        A row per length, with ``length`` (blocks gone through, 0 to n), ``paths`` (how many there are, n choose length),
         ``gradient`` (mean L2 norm at the images along one path), ``total`` (``paths`` times ``gradient``) and ``share``
         (of the sum of all totals, 0 to 1). Norms add up as if all paths' gradients pointed the same way; this is the
         original study's convention.

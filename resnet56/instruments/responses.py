@@ -21,7 +21,7 @@ def layer_responses(model: nn.Module, images: Tensor) -> pd.DataFrame:
         images: ``(N, 3, 32, 32)`` as the network sees them.
 
     Returns:
-        A row per weighted layer: ``depth`` (1 for the first), ``layer``, ``stage``, ``std`` (over images, channels and
+        A row per weighted layer, with ``depth`` (1 for the first), ``layer``, ``stage``, ``std`` (over images, channels and
         pixels; no unit).
     """
     layers = response_layers(model)
