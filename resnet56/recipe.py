@@ -102,7 +102,7 @@ FAST = Recipe(
     label_smoothing=0.1,
 )
 
-#: The paper's recipe in five epochs, for machines without a GPU: the learning rate goes up and down once.
+#: The paper's recipe in five epochs, for machines without a GPU. The learning rate goes up and down once.
 LAPTOP = Recipe(epochs=5, schedule="one-cycle")
 
 PRESETS = {"paper": PAPER, "fast": FAST, "laptop": LAPTOP}

@@ -61,7 +61,8 @@ class Job:
     """One run of a suite.
 
     Attributes:
-        arch, recipe: what is trained and how.
+        arch: what is trained.
+        recipe: how.
         record: the folder that its record takes.
         checkpoint: the file that it is saved to until then.
     """
@@ -82,7 +83,7 @@ def plan(suite: str, data: DataSet, *, out: Path | None = None, precision: str =
     """List the runs of a suite, in order.
 
     Args:
-        suite: a name of :data:`resnet56.suites.SUITES`.
+        suite: a name in ``SUITES``.
         data: the data set.
         out: folder for ``runs/`` and ``checkpoints/``; ``data/`` if None.
         precision: of all runs.

@@ -182,7 +182,7 @@ def evaluate_each(
 ) -> pd.DataFrame:
     """Evaluate one network with several sets of weights, all of them on each batch of images.
 
-    What :func:`resnet56.train.evaluate` does for each set in turn, with :func:`torch.func.vmap` over the sets.
+    What :func:`resnet56.train.evaluate` does for each set in turn, with ``torch.func.vmap`` over the sets.
 
     Args:
         model: the network, in evaluation mode; it gives the parameters and running statistics not in ``weights``.
@@ -192,7 +192,7 @@ def evaluate_each(
         precision: ``"fp32"`` or ``"bf16"``.
 
     Returns:
-        P rows: ``loss`` (nats), ``error`` (percent).
+        P rows, with ``loss`` (nats), ``error`` (percent).
     """
     forward = vmap(lambda own, images: functional_call(model, own, images), in_dims=(0, None))
     losses = errors = 0
