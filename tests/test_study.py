@@ -78,3 +78,9 @@ def test_the_fullest_suite_is_the_papers_on_official_pixels(data_folder):
             (data_folder / "runs" / folder / f"{arch}-seed-0").mkdir(parents=True)
             (data_folder / "runs" / folder / f"{arch}-seed-0" / "run.json").touch()
         assert recorded_suite() == folder
+
+
+def test_a_suite_without_shallow_networks_is_measured_too(data_set, recorded):
+    paths, _ = measure(data_set, recorded)
+    table = load_measurement(next(path for path in paths if path.name == "responses")).table
+    assert set(table["arch"]) == {"plain56", "resnet56"}

@@ -128,7 +128,8 @@ def _responses(study: Study) -> pd.DataFrame:
         model, mean = study.trained(arch)
         return layer_responses(model, normalise(study.some(study.data.test).pixels, mean))
 
-    return _by_arch(measure, ("plain20", "resnet20", *DEEP))
+    shallow = [arch for arch in ("plain20", "resnet20") if (study.suite / f"{arch}-seed-0").exists()]  # not in every suite
+    return _by_arch(measure, (*shallow, *DEEP))
 
 
 def _paths(study: Study) -> pd.DataFrame:
