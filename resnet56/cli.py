@@ -19,7 +19,7 @@ from .devices import DEVICES, fast_precision, hardware, pick_device
 from .distributed import first_process_first, process_group, rank, under_torchrun, world_size
 from .engine import Engine
 from .errors import InputError
-from .files import check_writable, data_dir, new_folder, unused
+from .files import check_writable, data_dir, new_folder, unused, write_file
 from .model import build_model, parse_arch
 from .progress import Interrupted, OutOfTime
 from .published import beside_published
@@ -78,7 +78,6 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--epochs", type=float, help="length of the run in epochs (default: the preset's)")
     sub.add_argument("--iterations", type=int, help="length of the run in steps, instead of --epochs")
     _add_recipe_flags(sub)
-    sub.add_argument("--warmup", type=int, help="first steps at a tenth of the rate (default: 0; the paper: 400 for depth 110)")
     sub.add_argument("--validation", type=int, help="training images held out for validation (default: 5000; 0 for none)")
     _add_data_flag(sub)
     _add_device_flag(sub)
@@ -110,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("reproduce", run_reproduce, "Train and record the book's runs; goes on where it stopped.")
     sub.add_argument("suite", choices=SUITES, metavar="SUITE",
-                     help="paper (the whole table, on a GPU), fast (the fast preset), laptop (two CPU cores, 2 hours)")
+                     help="paper (the whole table, on a GPU), fast (the fast preset), laptop (two CPU cores, hours)")
     sub.add_argument("--time-limit", type=float, metavar="MINUTES", help="stop and save after so many minutes")
     sub.add_argument("--at-once", type=int, metavar="N", help="networks trained at the same time (default: 8 on a GPU, else 1)")
     sub.add_argument("--iterations", type=int, help="a rehearsal: so many steps for each run")
@@ -138,6 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, help="images a step, of all processes together (default: 128)")
     parser.add_argument("--lr", type=float, help="learning rate (default: the recipe's)")
+    parser.add_argument("--warmup", type=int, help="first steps at a tenth of the rate (default: 0; the paper: 400 for depth 110)")
     parser.add_argument("--seed", type=int, help="of initial weights, data order and augmentation (default: 0)")
     parser.add_argument("--precision", choices=PRECISIONS, help="default: bf16 where the device has it, else fp32")
 
@@ -304,10 +304,18 @@ def run_reproduce(options: argparse.Namespace) -> None:
     except OutOfTime:
         print("Out of time; all is saved. The same command goes on from here.", file=sys.stderr)
         return
-    table = summarise(load(records[0].parent))
+    from .plots import plot_degradation  # imported here: the other commands draw nothing
+
+    folder = records[0].parent
+    runs = load(folder)
+    shown = runs[(runs["seed"] == 0) & runs["arch"].isin(["plain20", "plain56", "resnet56"])].sort_values("depth")
+    figure = plot_degradation(list(shown["run"]))
+    write_file(folder / "figure.png", lambda file: figure.savefig(file, dpi=150))
+    table = summarise(runs)
     print(f"\nErrors in percent on {data.title}\n\n{table.round(2).to_string(index=False, na_rep='-')}")
     print(f"\nTest errors beside those published for the full recipe on the official CIFAR-10\n\n"
-          f"{beside_published(table).to_string(index=False)}\n\nRecords: {records[0].parent}")
+          f"{beside_published(table).to_string(index=False)}\n\n"
+          f"Records: {folder}\nFigure: {folder / 'figure.png'}")
 
 
 def run_measure(options: argparse.Namespace) -> None:

@@ -52,7 +52,12 @@ SUITES = {
         + _seeds(("plain20", "resnet20", "plain32", "resnet32", "plain44", "resnet44", "resnet110"), range(3)),
     ),
     "fast": Suite(FAST, _seeds(("plain56", "resnet56"), range(5))),
-    "laptop": Suite(LAPTOP, _seeds(("resnet56", "plain56", "plain20", "resnet20"), range(1))),
+    "laptop": Suite(
+        LAPTOP,
+        _seeds(("resnet56", "plain56", "plain20", "resnet20"), range(1))
+        + _seeds(("plain44", "resnet44", "plain32", "resnet32"), range(1))
+        + _seeds(("resnet56", "plain56", "plain20", "resnet20"), range(1, 3)),
+    ),
 }
 
 

@@ -26,7 +26,8 @@ from .responses import layer_responses
 from .shattering import autocorrelation, brown_noise, input_gradients, line, white_noise
 
 DEEP = ("plain56", "resnet56")
-DEPTHS = (8, 20, 56)
+DEPTHS = (8, 20, 56)  # of shattered gradients
+ALL_DEPTHS = (8, 14, 20, 32, 44, 56, 80, 110)  # of networks before training
 LAGS = 15  # of the autocorrelation of input gradients
 BATCH = 128  # training images for measurements on one batch
 
@@ -88,7 +89,7 @@ def _gradient_growth(study: Study) -> pd.DataFrame:
         depths = range(1, len(layers) + 1)
         return pd.DataFrame({"depth": depths, "layer": layers, "stage": stages, "output_gradient_norm": norms})
 
-    return _by_arch(measure, ("plain20", *DEEP, "plain110", "resnet110"))
+    return _by_arch(measure, [f"{family}{depth}" for family in ("plain", "resnet") for depth in ALL_DEPTHS])
 
 
 def _branch_variances(study: Study) -> pd.DataFrame:

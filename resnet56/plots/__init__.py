@@ -14,4 +14,11 @@ from .instruments import (
 from .landscape import plot_loss_contours, plot_loss_lines, plot_loss_surfaces
 from .sketch import describe_layers, plot_architecture
 from .style import colour, display_name
-from .training import plot_comparison, plot_depth_sweep, plot_lr_schedule, plot_speeds, plot_training_curves
+from .training import (
+    plot_comparison,
+    plot_degradation,
+    plot_depth_sweep,
+    plot_lr_schedule,
+    plot_speeds,
+    plot_training_curves,
+)

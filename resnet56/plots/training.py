@@ -92,6 +92,39 @@ def _draw_gradient_norms(axis: Axes, runs: list[Run]) -> None:
 
 
 @styled
+def plot_degradation(runs: list[Run]) -> Figure:
+    """Draw the argument of the book: errors while training, on the training images left, on held-out ones right.
+
+    It is He et al. (2015), Figure 1, with a residual network beside the plain ones. The training error is that of the
+    augmented batches, smoothed over 50 steps; the diamond is the error on the test images, which are looked at once, at
+    the end. Each line is named where it ends.
+
+    Args:
+        runs: runs with a validation set, of one recipe, on one data set.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.6), sharex=True, sharey=True, layout="constrained")
+    deepest = max(parse_arch(run.arch)[1] for run in runs)
+    for run in runs:
+        history, validated = run.history, run.history.dropna(subset="validation_error")
+        style = dict(color=colour(run.arch), linewidth=2, linestyle="-" if parse_arch(run.arch)[1] == deepest else (0, (4, 1.5)))
+        smooth = history["train_error"].rolling(5, min_periods=1).mean()
+        test = run.about["final"]["test_error"]
+        left.plot(history["step"], smooth, **style)
+        right.plot(validated["step"], validated["validation_error"], marker="o", markersize=3.5, **style)
+        right.plot(history["step"].iloc[-1], test, "D", color=style["color"], markersize=6, markeredgecolor="white", zorder=5,
+                   clip_on=False)
+        for axis, end in ((left, smooth.iloc[-1]), (right, test)):
+            axis.annotate(display_name(run.arch), (1, end), (6, 0), ("axes fraction", "data"), "offset points", va="center",
+                          color=style["color"], fontsize=10, fontweight="bold", annotation_clip=False)
+    left.set(xlabel="training step", ylabel="error (%)", title="On the images it trains on", xlim=(0, history["step"].iloc[-1]))
+    right.set(xlabel="training step", title="On images it has not seen")
+    left.set_ylim(0, None)
+    left.xaxis.set_major_formatter("{x:,.0f}")
+    caption(figure, runs[0].label())
+    return figure
+
+
+@styled
 def plot_training_curves(runs: list[Run]) -> Figure:
     """Draw errors while training, plain networks left, residual ones right, in the manner of He et al. (2015), Figure 6.
 

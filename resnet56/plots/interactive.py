@@ -1,0 +1,177 @@
+"""Figures that answer to the reader's hand: the data of a still figure, for ``book/_static/figures.js`` to draw.
+
+A notebook cell draws the still figure; the next one returns an :class:`Interactive`. On a built page the script puts its
+drawing in the still picture's place. Without a script, and on paper, the still picture stays.
+"""
+
+import html
+import json
+import re
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.colors import to_hex
+
+from ..errors import InputError
+from ..hooks import stage_of
+from ..model import STAGES, parse_arch
+from ..runs import Run
+from .gradients import QUANTITIES, _check_recorded
+from .style import display_name
+
+DIGITS = 3  # significant ones of every number in a page: more than an eye can see
+POINTS = 200  # of a curve, at most
+SHADES = 32  # of the colour scale; the script mixes the ones between
+
+
+@dataclass(frozen=True)
+class Interactive:
+    """The data of a figure, which a notebook shows as a ``<script>`` of JSON: nothing to see but for ``figures.js``.
+
+    Attributes:
+        kind: which drawing: ``"heatmaps"``, ``"curves"`` or ``"depths"``.
+        figure: name of the still figure whose place it takes, as in the cell's metadata.
+        data: what is drawn, of strings, numbers, lists and dicts.
+    """
+
+    kind: str
+    figure: str
+    data: dict
+
+    def __repr__(self) -> str:
+        return f"<interactive {self.kind} for {self.figure}>"
+
+    def _repr_html_(self) -> str:
+        text = json.dumps(self.data, separators=(",", ":"), sort_keys=True, allow_nan=False)
+        text = text.replace("<", "\\u003c")  # so that no string in it can end the script
+        kind, figure = html.escape(self.kind), html.escape(self.figure)
+        return f'<script type="application/json" class="figure-data" data-kind="{kind}" data-figure="{figure}">{text}</script>'
+
+
+def interactive_heatmaps(figure: str, runs: list[Run], quantity: str = "gradient_norm") -> Interactive:
+    """Return the data of :func:`resnet56.plots.plot_gradient_heatmaps`, to walk through by step and layer.
+
+    Args:
+        figure: name of the still figure.
+        runs: runs with recorded gradients, of nets of one depth, recorded at the same steps.
+        quantity: a column of the runs' ``gradients``, see :class:`resnet56.runs.Run`.
+
+    Raises:
+        InputError: if a run has not recorded the quantity, or the runs differ in layers or steps.
+    """
+    _check_recorded(runs, quantity)
+    tables = [run.by_layer(quantity) for run in runs]
+    first = tables[0]
+    for run, table in zip(runs, tables, strict=True):
+        if not (table.columns.equals(first.columns) and table.index.equals(first.index)):
+            raise InputError(f"{runs[0].arch} and {run.arch} differ in layers or recorded steps: draw each alone")
+    values = np.concatenate([table.to_numpy().ravel() for table in tables])
+    colours = plt.get_cmap("viridis")(np.linspace(0, 1, SHADES))
+    layers = list(first.columns)
+    return Interactive("heatmaps", figure, {
+        "quantity": QUANTITIES.get(quantity, quantity),
+        "steps": first.index.tolist(),
+        "layers": layers,
+        "places": [_place(layer, layers) for layer in layers],
+        "stages": _stages(layers),
+        "scale": _rounded(np.quantile(values[np.isfinite(values) & (values > 0)], [0.002, 0.998])),
+        "colours": [to_hex(colour) for colour in colours],
+        "networks": [
+            {**_network(run.arch), "values": [_rounded(row) for row in table.to_numpy()]}
+            for run, table in zip(runs, tables, strict=True)
+        ],
+    })
+
+
+def interactive_curves(figure: str, runs: list[Run]) -> Interactive:
+    """Return the data of :func:`resnet56.plots.plot_training_curves`, to read off by step.
+
+    As there, the training error is the mean of five records. Of a long run about 200 points are kept, its last among them.
+
+    Args:
+        figure: name of the still figure.
+        runs: runs with a validation set, of one recipe, on one data set.
+
+    Raises:
+        InputError: if there is no run, or one has no validation errors.
+    """
+    if not runs:
+        raise InputError("there is no run to draw")
+    curves = []
+    for run in sorted(runs, key=lambda run: parse_arch(run.arch)):
+        if "validation_error" not in run.history or run.history["validation_error"].isna().all():
+            raise InputError(f"the run of {run.arch} has no validation errors: it was trained without a validation set")
+        smooth = run.history["train_error"].rolling(5, min_periods=1).mean()
+        train = _thinned(run.history.assign(train_error=smooth))
+        validated = _thinned(run.history.dropna(subset="validation_error"))
+        curves.append({
+            **_network(run.arch),
+            "steps": train["step"].tolist(),
+            "train": _rounded(train["train_error"]),
+            "validation": [validated["step"].tolist(), _rounded(validated["validation_error"])],
+            "test": _rounded([run.about["final"]["test_error"]])[0],
+        })
+    last = runs[0].history.iloc[-1]
+    return Interactive("curves", figure, {"runs": curves, "steps_per_epoch": float(last["step"] / last["epoch"])})
+
+
+def interactive_depths(figure: str, table: pd.DataFrame, value: str, label: str) -> Interactive:
+    """Return the data of a walk through depths: a value by layer, in plain and residual networks of growing depth.
+
+    Args:
+        figure: name of the still figure.
+        table: a row per network and layer, with ``arch`` (such as ``"plain56"``), ``depth`` (the layer's number, from 1)
+            and the value. Depths that only one family has are left out.
+        value: its column.
+        label: what the axis calls it, with its unit.
+
+    Raises:
+        InputError: if the table lacks a column, or no depth is there of both families.
+    """
+    missing = {"arch", "depth", value} - set(table.columns)
+    if missing:
+        raise InputError(f"the table has no column {sorted(missing)[0]!r}")
+    lines: dict[int, dict[str, list]] = {}
+    for arch, rows in table.sort_values("depth", kind="stable").groupby("arch"):
+        family, depth = parse_arch(arch)
+        lines.setdefault(depth, {})[family] = _rounded(rows[value])
+    walk = [{"depth": depth, **lines[depth]} for depth in sorted(lines) if len(lines[depth]) == 2]
+    if not walk:
+        raise InputError("the table has no depth of both a plain and a residual network")
+    return Interactive("depths", figure, {"label": label, "walk": walk})
+
+
+def _network(arch: str) -> dict:
+    """Return what the script needs to name and colour a network."""
+    family, depth = parse_arch(arch)
+    return {"name": display_name(arch), "family": family, "depth": depth}
+
+
+def _place(layer: str, layers: list[str]) -> str:
+    """Return in words where in the network a layer is."""
+    found = re.fullmatch(r"layer(\d)\.(\d+)\.conv(\d)", layer)
+    if not found:
+        return {"conv1": "the first layer", "fc": "the last layer, fully connected"}.get(layer, layer)
+    stage, block, convolution = map(int, found.groups())
+    blocks = sum(other.startswith(f"layer{stage}.") for other in layers) // 2
+    return f"stage {stage}, block {block + 1} of {blocks}, {('first', 'second')[convolution - 1]} convolution"
+
+
+def _stages(layers: list[str]) -> list[list[int]]:
+    """Return the number of the first and of the last layer of each stage, layers counted from 1."""
+    numbers = {stage: [n for n, layer in enumerate(layers, 1) if stage_of(layer) == stage] for stage in STAGES}
+    return [[inside[0], inside[-1]] for inside in numbers.values()]
+
+
+def _thinned(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the last row and every so many before it, ``POINTS`` at most."""
+    stride = -(-len(table) // POINTS)
+    return table.iloc[::-1].iloc[::stride].iloc[::-1]
+
+
+def _rounded(values) -> list:
+    """Return numbers of ``DIGITS`` significant digits; None for what a logarithmic axis cannot show."""
+    numbers = [float(f"{value:.{DIGITS}g}") if 0 < value < np.inf else None for value in map(float, values)]
+    return [int(number) if number is not None and number == int(number) else number for number in numbers]
