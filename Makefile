@@ -9,16 +9,19 @@ READY  := $(VENV)/.ready
 BOOK_DATA ?= shapes10
 
 .DEFAULT_GOAL := help
-.PHONY: help book compare runs test test-all lab notebooks clean
+.PHONY: help book pdf compare runs test test-all lab notebooks clean
 
 help:  ## Show this list
 	@echo "Fifty-Six Layers: plain-56 against ResNet-56"
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
-	@echo "Variables: STEPS= EPOCHS= DEPTH= SEED= DATA= DEVICE= (compare), SUITE= DATA= DEVICE= (runs), PYTHON=, TORCH_INDEX= (see README)"
+	@echo "Variables: STEPS= EPOCHS= DEPTH= SEED= DATA= DEVICE= (compare), SUITE= DATA= DEVICE= (runs), REPOSITORY= (book), PYTHON=, TORCH_INDEX= (see README)"
 
 book: $(READY)  ## Build the book: _build/html/index.html
-	$(BIN)/jupyter-book build . -W -n --keep-going --all -q
+	$(BIN)/python book/build.py $(if $(REPOSITORY),'$(REPOSITORY)')
 	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+pdf: book  ## Print the book: _build/fifty-six-layers.pdf (needs Chromium)
+	$(BIN)/python book/pdf.py
 
 COMPARE_FLAGS = $(strip $(if $(STEPS),--steps $(STEPS)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DEPTH),--depth $(DEPTH)) \
     $(if $(SEED),--seed $(SEED)) $(if $(DATA),--data $(DATA)) $(if $(DEVICE),--device $(DEVICE)))
@@ -34,12 +37,12 @@ runs: $(READY)  ## Train, measure and record a suite: SUITE=laptop, fast or pape
 	$(BIN)/python -m resnet56 measure $(SUITE) $(SUITE_FLAGS)
 
 test: export RESNET56_DATA = $(BOOK_DATA)
-test: $(READY)  ## Run the unit tests, then re-execute every notebook and compare its outputs
+test: book  ## Build the book, run the tests, then re-execute every notebook and compare its outputs
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 book
 
 test-all: export RESNET56_DATA = $(BOOK_DATA)
-test-all: $(READY)  ## The same, with the tests that take minutes (kills, compilers)
+test-all: book  ## The same, with the tests that take minutes (kills, compilers, a browser)
 	$(BIN)/python -m pytest -m "" tests
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 book
 
@@ -48,7 +51,7 @@ lab: $(READY)  ## Open the notebooks in JupyterLab
 
 notebooks: export RESNET56_DATA = $(BOOK_DATA)
 notebooks: $(READY)  ## Execute the notebooks in place, so that their stored outputs are fresh
-	$(BIN)/python -m jupyter nbconvert --execute --inplace --ExecutePreprocessor.record_timing=False book/*.ipynb
+	$(BIN)/python book/execute.py
 
 clean:  ## Remove what was built; data sets, checkpoints, records and .venv stay
 	rm -rf _build .pytest_cache *.egg-info

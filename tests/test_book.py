@@ -12,6 +12,7 @@ from resnet56.plots import display_name
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+CHAPTERS = [path for path in NOTEBOOKS if re.match(r"0[1-7]_", path.name)]  # the eighth asks questions of another kind
 
 
 def code_cells(path):
@@ -36,6 +37,54 @@ def test_stored_outputs_are_complete_and_clean(path):
         text = json.dumps(outputs)
         assert len(text) < 300_000, f"{len(text):,} bytes of output: {source}"
         assert not re.search(r"/(home|root|Users|tmp)/|[A-Z]:\\\\", re.sub(r'"image/png": "[^"]*"', "", text)), source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_path_of_a_machine_anywhere_in_a_notebook(path):
+    text = re.sub(r'"image/png": "[^"]*"', "", path.read_text())
+    assert not re.search(r"/(home|root|Users|tmp|work)/|[A-Z]:\\\\", text)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_notebook_says_where_and_when_it_was_executed(path):
+    about = json.loads(path.read_text())["metadata"]["execution"]
+    assert about["data"] and about["hardware"] and about["python"] and about["torch"]
+    assert about["seconds"] >= 0 and re.fullmatch(r"20\d\d-\d\d-\d\d", about["date"])
+
+
+def test_the_status_page_shows_the_latest_executions():
+    outputs = [output for cell in code_cells(ROOT / "book" / "status.ipynb") for output in cell["outputs"]]
+    shown = "".join("".join(output.get("data", {}).get("text/html", "")) for output in outputs)
+    for path in NOTEBOOKS:
+        if path.stem != "status":
+            about = json.loads(path.read_text())["metadata"]["execution"]
+            row = rf"<td>{path.stem}</td>\s*<td>{about['date']}</td>\s*<td>{about['seconds']}</td>"
+            assert re.search(row, shown), f"{path.stem} ran since: python book/execute.py book/status.ipynb"
+
+
+def test_every_notebook_begins_with_the_same_hidden_cell():
+    first = {path.stem: code_cells(path)[0] for path in NOTEBOOKS}
+    assert {name for name, cell in first.items() if cell["metadata"].get("tags") != ["remove-cell"]} == set()
+    assert len({"".join(cell["source"]) for cell in first.values()}) == 1, "test_execute.py tests the one of status.ipynb"
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_every_chapter_asks_lets_predict_and_has_exercises_with_solutions(path):
+    cells = json.loads(path.read_text())["cells"]
+    assert "**The question.**" in "".join(cells[0]["source"])
+    events = []  # classes of admonitions, and tags of code cells, in order
+    for cell in cells:
+        if cell["cell_type"] == "markdown":
+            source = "".join(cell["source"])
+            events += re.findall(r"^(?:`{3,}|:{3,})\{admonition\}.*\n:class: (.*)$", source, re.MULTILINE)
+        else:
+            events.append("solution" if "hide-cell" in cell["metadata"].get("tags", []) else "code")
+    assert "tip predict" in events
+    exercises = [index for index, event in enumerate(events) if "exercise" in event.split()]
+    assert len(exercises) >= 3
+    for index in exercises:
+        answer = events[index + 1] if index + 1 < len(events) else "nothing"
+        assert answer == "solution" or {"dropdown", "solution"} <= set(answer.split()), f"after it: {answer}"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -11,6 +11,7 @@ from .instruments import (
     plot_responses,
     plot_shattering,
 )
+from .interactive import interactive_curves, interactive_depths, interactive_heatmaps
 from .landscape import plot_loss_contours, plot_loss_lines, plot_loss_surfaces
 from .sketch import describe_layers, plot_architecture
 from .style import colour, display_name
@@ -19,6 +20,7 @@ from .training import (
     plot_degradation,
     plot_depth_sweep,
     plot_lr_schedule,
+    plot_results,
     plot_speeds,
     plot_training_curves,
 )

@@ -1,7 +1,7 @@
 """Figures that answer to the reader's hand: the data of a still figure, for ``book/_static/figures.js`` to draw.
 
-A notebook cell draws the still figure; the next one returns an :class:`Interactive`. On a built page the script puts its
-drawing in the still picture's place. Without a script, and on paper, the still picture stays.
+A notebook cell draws the still figure; the next one returns an :class:`Interactive`. On a built page the script puts
+its drawing in the still picture's place. Without a script, and on paper, the still picture stays.
 """
 
 import html
@@ -23,7 +23,6 @@ from .style import display_name
 
 DIGITS = 3  # significant ones of every number in a page: more than an eye can see
 POINTS = 200  # of a curve, at most
-SHADES = 32  # of the colour scale; the script mixes the ones between
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,12 @@ class Interactive:
     def _repr_html_(self) -> str:
         text = json.dumps(self.data, separators=(",", ":"), sort_keys=True, allow_nan=False)
         text = text.replace("<", "\\u003c")  # so that no string in it can end the script
-        kind, figure = html.escape(self.kind), html.escape(self.figure)
-        return f'<script type="application/json" class="figure-data" data-kind="{kind}" data-figure="{figure}">{text}</script>'
+        about = f'data-kind="{html.escape(self.kind)}" data-figure="{html.escape(self.figure)}"'
+        return f'<script type="application/json" class="figure-data" {about}>{text}</script>'
 
 
 def interactive_heatmaps(figure: str, runs: list[Run], quantity: str = "gradient_norm") -> Interactive:
-    """Return the data of :func:`resnet56.plots.plot_gradient_heatmaps`, to walk through by step and layer.
+    """Return the data of :func:`resnet56.plots.gradients.plot_gradient_heatmaps`, to walk through by step and layer.
 
     Args:
         figure: name of the still figure.
@@ -68,16 +67,17 @@ def interactive_heatmaps(figure: str, runs: list[Run], quantity: str = "gradient
         if not (table.columns.equals(first.columns) and table.index.equals(first.index)):
             raise InputError(f"{runs[0].arch} and {run.arch} differ in layers or recorded steps: draw each alone")
     values = np.concatenate([table.to_numpy().ravel() for table in tables])
-    colours = plt.get_cmap("viridis")(np.linspace(0, 1, SHADES))
+    colours = plt.get_cmap("viridis")
     layers = list(first.columns)
     return Interactive("heatmaps", figure, {
+        "conditions": runs[0].label(),
         "quantity": QUANTITIES.get(quantity, quantity),
         "steps": first.index.tolist(),
         "layers": layers,
         "places": [_place(layer, layers) for layer in layers],
         "stages": _stages(layers),
         "scale": _rounded(np.quantile(values[np.isfinite(values) & (values > 0)], [0.002, 0.998])),
-        "colours": [to_hex(colour) for colour in colours],
+        "colours": [to_hex(colours(index)) for index in range(colours.N)],
         "networks": [
             {**_network(run.arch), "values": [_rounded(row) for row in table.to_numpy()]}
             for run, table in zip(runs, tables, strict=True)
@@ -86,9 +86,9 @@ def interactive_heatmaps(figure: str, runs: list[Run], quantity: str = "gradient
 
 
 def interactive_curves(figure: str, runs: list[Run]) -> Interactive:
-    """Return the data of :func:`resnet56.plots.plot_training_curves`, to read off by step.
+    """Return the data of :func:`resnet56.plots.training.plot_training_curves`, to read off by step.
 
-    As there, the training error is the mean of five records. Of a long run about 200 points are kept, its last among them.
+    As there, the training error is the mean of five records. Of a long run up to 200 points are kept, and the last.
 
     Args:
         figure: name of the still figure.
@@ -114,7 +114,11 @@ def interactive_curves(figure: str, runs: list[Run]) -> Interactive:
             "test": _rounded([run.about["final"]["test_error"]])[0],
         })
     last = runs[0].history.iloc[-1]
-    return Interactive("curves", figure, {"runs": curves, "steps_per_epoch": float(last["step"] / last["epoch"])})
+    return Interactive("curves", figure, {
+        "conditions": runs[0].label(),
+        "runs": curves,
+        "steps_per_epoch": float(last["step"] / last["epoch"]),
+    })
 
 
 def interactive_depths(figure: str, table: pd.DataFrame, value: str, label: str) -> Interactive:
@@ -122,8 +126,8 @@ def interactive_depths(figure: str, table: pd.DataFrame, value: str, label: str)
 
     Args:
         figure: name of the still figure.
-        table: a row per network and layer, with ``arch`` (such as ``"plain56"``), ``depth`` (the layer's number, from 1)
-            and the value. Depths that only one family has are left out.
+        table: a row per network and layer, with ``arch`` (such as ``"plain56"``), ``depth`` (the layer's number, from
+            1) and the value. Depths that only one family has are left out.
         value: its column.
         label: what the axis calls it, with its unit.
 
@@ -172,6 +176,6 @@ def _thinned(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rounded(values) -> list:
-    """Return numbers of ``DIGITS`` significant digits; None for what a logarithmic axis cannot show."""
-    numbers = [float(f"{value:.{DIGITS}g}") if 0 < value < np.inf else None for value in map(float, values)]
+    """Return numbers of ``DIGITS`` significant digits; None for what is not finite, of which JSON has no idea."""
+    numbers = [float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None for value in values]
     return [int(number) if number is not None and number == int(number) else number for number in numbers]

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..model import parse_arch
+from ..published import published
 from ..recipe import Recipe
 from ..runs import Run
 from .style import caption, colour, display_name, mark_stages, shade, styled
@@ -174,4 +175,31 @@ def plot_depth_sweep(summary: pd.DataFrame, conditions: str) -> Figure:
     axis.set_ylim(0, None)
     axis.legend()
     caption(figure, conditions)
+    return figure
+
+
+@styled
+def plot_results(summary: pd.DataFrame, conditions: str) -> Figure:
+    """Draw test errors of a suite against depth, beside the published ones, plain networks left, residual ones right.
+
+    Args:
+        summary: what :func:`resnet56.runs.summarise` gave; filled marks, bars are standard deviations over seeds.
+        conditions: what was measured on what, in a line, written above.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.9), sharey=True, layout="constrained")
+    for axis, family, words in zip(axes, ("plain", "resnet"), ("Plain", "Residual"), strict=True):
+        measured = summary[summary["family"] == family].sort_values("depth")
+        axis.errorbar(measured["depth"], measured["test_error"], measured["test_error_std"].fillna(0), color=colour(family),
+                      marker="o", markersize=6, capsize=3, linewidth=1.6, label="measured here")
+        others = published()
+        for (source, table), mark in zip(others.groupby("source", sort=False), "Ds^", strict=True):
+            table = table[table["family"] == family].sort_values("depth")
+            if len(table):
+                axis.errorbar(table["depth"], table["test_error"], table["test_error_std"].fillna(0), color="#444444",
+                              markerfacecolor="white", marker=mark, markersize=6, capsize=3, linewidth=1, label=source)
+        axis.set(title=words, xlabel="depth, in layers", xticks=sorted({*summary["depth"], *others["depth"]}))
+        axis.legend(fontsize=8.5)
+    axes[0].set(ylabel="test error (%)", ylim=(0, None))
+    axes[0].set_ylim(0, 1.4 * axes[0].get_ylim()[1])  # room for the legend
+    caption(figure, f"filled: {conditions}; open: official CIFAR-10, full recipe")
     return figure

@@ -1,0 +1,95 @@
+"""Build the book: ``python book/build.py [REPOSITORY]``.
+
+With the address of the repository that holds the book, https://HOST/OWNER/NAME, the pages get a button that leads there
+and buttons that open a chapter on Binder and Colab, and the notebooks to download know where to get the package from.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from resnet56.errors import InputError
+from resnet56.files import write_file
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILT = ROOT / "_build"
+BRANCH = "main"
+BINDER = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
+LAUNCH_BUTTONS = {  # what each host can be opened on
+    "github.com": BINDER | {"colab_url": "https://colab.research.google.com"},
+    "gitlab.com": BINDER,
+}
+
+
+def read_address(text: str) -> str:
+    """Return the address of a repository, without ``.git`` or a slash at its end.
+
+    Raises:
+        InputError: if it is not https://HOST/OWNER/NAME.
+    """
+    address = text.removesuffix("/").removesuffix(".git")
+    if not re.fullmatch(r"https://[\w-]+(\.[\w-]+)+(/[\w.-]+){2}", address, re.ASCII):
+        raise InputError(f"REPOSITORY={text} is not a repository's address; give one like https://github.com/OWNER/NAME")
+    return address
+
+
+def with_repository(config: dict, address: str) -> dict:
+    """Return Jupyter Book's configuration with the buttons that need the repository's address."""
+    host = address.split("/")[2]
+    provider = next((name for name in ("gitlab", "bitbucket") if name in host), "github")  # the theme knows these three
+    options = config["sphinx"]["config"]["html_theme_options"] | {"repository_provider": provider}
+    return config | {
+        "repository": {"url": address, "branch": BRANCH},
+        "launch_buttons": LAUNCH_BUTTONS.get(host, {}),
+        "html": config["html"] | {"use_repository_button": True},
+        "sphinx": config["sphinx"] | {"config": config["sphinx"]["config"] | {"html_theme_options": options}},
+    }
+
+
+def fill_in(notebook: Path, address: str) -> None:
+    """Write the repository's address into the first code cell of a notebook that readers download.
+
+    Raises:
+        InputError: if the notebook does not have the line ``REPOSITORY = ""`` just once.
+    """
+    text = notebook.read_text(encoding="utf-8")
+    line = r'"REPOSITORY = \"{}\"'  # as JSON has it
+    if text.count(line.format("")) != 1:
+        raise InputError(f'book/{notebook.name}: its first code cell should have the line REPOSITORY = ""')
+    write_file(notebook, lambda file: file.write(text.replace(line.format(""), line.format(address)).encode()))
+
+
+def build(address: str | None) -> None:
+    """Build the pages in ``_build/html``; what was there before goes, with the pages of chapters that are no more."""
+    config = ROOT / "_config.yml"
+    if address:
+        settings = with_repository(yaml.safe_load(config.read_text(encoding="utf-8")), address)
+        config = BUILT / "_config.yml"
+        write_file(config, lambda file: file.write(yaml.safe_dump(settings).encode()))
+    shutil.rmtree(BUILT / "html", ignore_errors=True)
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    options = ["-W", "-n", "--keep-going", "--all", "-q"]
+    subprocess.run([jupyter_book, "build", ROOT, "--config", config, *options], check=True)
+    if address:
+        for notebook in sorted((BUILT / "html" / "_sources" / "book").glob("*.ipynb")):
+            fill_in(notebook, address)
+
+
+def main() -> int:
+    """Return the exit status: 0, 1 (the build failed), 2 (bad input)."""
+    try:
+        build(read_address(sys.argv[1]) if sys.argv[1:] else None)
+    except InputError as error:
+        print(f"book: error: {error}", file=sys.stderr)
+        return 2
+    except subprocess.CalledProcessError as error:
+        return error.returncode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
