@@ -33,7 +33,7 @@ def read_address(text: str) -> str:
     """
     address = text.removesuffix("/").removesuffix(".git")
     if not re.fullmatch(r"https://[\w-]+(\.[\w-]+)+(/[\w.-]+){2}", address, re.ASCII):
-        raise InputError(f"REPOSITORY={text} is not a repository's address; give one like https://github.com/OWNER/NAME")
+        raise InputError(f"REPOSITORY={text} is not a repository address; give one like https://github.com/OWNER/NAME")
     return address
 
 

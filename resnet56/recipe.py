@@ -90,7 +90,7 @@ class Recipe:
 #: The paper's recipe for CIFAR-10, 64k iterations, the learning rate divided by 10 at 32k and 48k.
 PAPER = Recipe(iterations=64_000)
 
-#: A tenth of the paper's epochs, for the same network. Its ingredients were tried on ResNet-8, in five epochs (chapter 4).
+#: A tenth of the paper's epochs, for the same network. Its ingredients were tried by the suite ``ingredients``.
 FAST = Recipe(
     epochs=16,
     batch_size=512,

@@ -33,31 +33,60 @@ class Suite:
     """Runs that belong together.
 
     Attributes:
-        recipe: of all of them, but for the seed and ResNet-110's warm-up.
-        runs: architecture and seed, in the order in which they are wanted. Of seed 0 gradients and weights are kept.
+        runs: architecture and recipe by name, in the order in which they are wanted.
+        keep: whether gradients and weights are kept, of seed 0.
     """
 
-    recipe: Recipe
-    runs: tuple[tuple[str, int], ...]
+    runs: dict[str, tuple[str, Recipe]]
+    keep: bool = True
 
 
-def _seeds(archs: tuple[str, ...], seeds: range) -> tuple[tuple[str, int], ...]:
-    return tuple((arch, seed) for seed in seeds for arch in archs)
+def _seeds(recipe: Recipe, archs: tuple[str, ...], seeds: range, **others: Recipe) -> dict[str, tuple[str, Recipe]]:
+    """Return runs of each network with each seed; ``others`` are the recipes of networks that need one of their own."""
+    return {
+        f"{arch}-seed-{seed}": (arch, dataclasses.replace(others.get(arch, recipe), seed=seed))
+        for seed in seeds
+        for arch in archs
+    }
+
+
+def _ingredients() -> dict[str, tuple[str, Recipe]]:
+    """Return the trials that chose the fast preset: what is new in each, on top of one before it."""
+    paper = Recipe(epochs=5)
+    one_cycle = dataclasses.replace(paper, schedule="one-cycle", lr=0.2)
+    nesterov = dataclasses.replace(one_cycle, nesterov=True)
+    decay_all = dataclasses.replace(nesterov, weight_decay=5e-4)
+    decay = dataclasses.replace(decay_all, decay_all=False)
+    recipes = {
+        "paper": paper,
+        "one-cycle": one_cycle,
+        "nesterov": nesterov,
+        "decay-all": decay_all,
+        "decay": decay,
+        "smoothing": dataclasses.replace(decay, label_smoothing=0.1),
+        "large-batch-0.8": dataclasses.replace(decay, batch_size=512, lr=0.8),
+        "large-batch-1.6": dataclasses.replace(decay, batch_size=512, lr=1.6),
+    }
+    return {name: ("resnet8", recipe) for name, recipe in recipes.items()}
 
 
 SUITES = {
     "paper": Suite(
-        PAPER,
-        _seeds(("plain56", "resnet56"), range(5))
-        + _seeds(("plain20", "resnet20", "plain32", "resnet32", "plain44", "resnet44", "resnet110"), range(3)),
+        _seeds(PAPER, ("plain56", "resnet56"), range(5))
+        | _seeds(
+            PAPER,
+            ("plain20", "resnet20", "plain32", "resnet32", "plain44", "resnet44", "resnet110"),
+            range(3),
+            resnet110=dataclasses.replace(PAPER, warmup=400),  # as in the paper, section 4.2
+        ),
     ),
-    "fast": Suite(FAST, _seeds(("plain56", "resnet56"), range(5))),
+    "fast": Suite(_seeds(FAST, ("plain56", "resnet56"), range(5))),
     "laptop": Suite(
-        LAPTOP,
-        _seeds(("resnet56", "plain56", "plain20", "resnet20"), range(1))
-        + _seeds(("plain44", "resnet44", "plain32", "resnet32"), range(1))
-        + _seeds(("resnet56", "plain56", "plain20", "resnet20"), range(1, 3)),
+        _seeds(LAPTOP, ("resnet56", "plain56", "plain20", "resnet20"), range(1))
+        | _seeds(LAPTOP, ("plain44", "resnet44", "plain32", "resnet32"), range(1))
+        | _seeds(LAPTOP, ("resnet56", "plain56", "plain20", "resnet20"), range(1, 3)),
     ),
+    "ingredients": Suite(_ingredients(), keep=False),
 }
 
 
@@ -70,16 +99,18 @@ class Job:
         recipe: how.
         record: the folder that its record takes.
         checkpoint: the file that it is saved to until then.
+        keep: whether its gradients and weights are kept.
     """
 
     arch: str
     recipe: Recipe
     record: Path
     checkpoint: Path
+    keep: bool
 
     @property
     def name(self) -> str:
-        """Architecture and seed, such as ``"resnet56-seed-0"``."""
+        """The name of the run in its suite, such as ``"resnet56-seed-0"``."""
         return self.record.name
 
 
@@ -103,11 +134,10 @@ def plan(suite: str, data: DataSet, *, out: Path | None = None, precision: str =
     folder = f"{suite}-{data.name}" + (f"-{iterations}-steps" if iterations else "")
     length = {"iterations": iterations, "epochs": None} if iterations else {}
     jobs = []
-    for arch, seed in SUITES[suite].runs:
-        warmup = {"warmup": 400} if suite == "paper" and arch == "resnet110" else {}  # the paper's, section 4.2
-        recipe = dataclasses.replace(SUITES[suite].recipe, seed=seed, precision=precision, **length, **warmup)
-        name = f"{arch}-seed-{seed}"
-        jobs.append(Job(arch, recipe, out / "runs" / folder / name, out / "checkpoints" / folder / f"{name}.pt"))
+    for name, (arch, recipe) in SUITES[suite].runs.items():
+        recipe = dataclasses.replace(recipe, precision=precision, **length)
+        keep = SUITES[suite].keep and recipe.seed == 0
+        jobs.append(Job(arch, recipe, out / "runs" / folder / name, out / "checkpoints" / folder / f"{name}.pt", keep))
     return jobs
 
 
@@ -202,7 +232,7 @@ def _train(
         for job in jobs:
             torch.manual_seed(job.recipe.seed)
             trainer = Engine(build_model(job.arch), train, job.recipe, device)
-            if job.recipe.seed == 0:
+            if job.keep:
                 images = evenly(train, PROBE)
                 probe = normalise(images.pixels, trainer.batches.mean), images.labels
                 every = max(1, trainer.total_steps // RECORDED_STEPS)

@@ -17,8 +17,8 @@ from resnet56.suites import SUITES, Suite, recorded_suite, reproduce
 @pytest.fixture
 def recorded(data_set, tmp_path, monkeypatch):
     """A suite of the smallest networks, trained for a step, in place of those of 56 layers."""
-    runs = (("plain8", 0), ("resnet8", 0))
-    monkeypatch.setitem(SUITES, "tiny", Suite(Recipe(iterations=1, batch_size=20, lr=0.01), runs))
+    recipe = Recipe(iterations=1, batch_size=20, lr=0.01)
+    monkeypatch.setitem(SUITES, "tiny", Suite({f"{arch}-seed-0": (arch, recipe) for arch in ("plain8", "resnet8")}))
     reproduce("tiny", data=data_set, device="cpu", out=tmp_path, progress=False, say=lambda line: None)
     original = load_pretrained
 

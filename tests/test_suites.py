@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from resnet56 import InputError, Recipe, evaluate, find_runs, load_pretrained, load_run
+from resnet56 import InputError, Recipe, cli, evaluate, find_runs, load_pretrained, load_run
 from resnet56.progress import OutOfTime
 from resnet56.runs import load, reference_logits, summarise
 from resnet56.suites import SUITES, Suite, plan, reproduce
@@ -19,8 +20,12 @@ RUNS = (("plain8", 0), ("resnet8", 0), ("resnet8", 1))
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    suite = Suite(Recipe(iterations=9, batch_size=20, lr=0.05), RUNS)
-    monkeypatch.setitem(SUITES, "tiny", suite)
+    monkeypatch.setitem(SUITES, "tiny", tiny_suite(lr=0.05))
+
+
+def tiny_suite(lr: float) -> Suite:
+    recipe = Recipe(iterations=9, batch_size=20, lr=lr)
+    return Suite({f"{arch}-seed-{seed}": (arch, dataclasses.replace(recipe, seed=seed)) for arch, seed in RUNS})
 
 
 def run(data_set, out, **options):
@@ -68,8 +73,7 @@ def test_what_is_recorded_is_not_trained_again(data_set, tmp_path, monkeypatch):
 def test_records_of_another_recipe_and_damaged_ones_are_refused_by_name(data_set, tmp_path, monkeypatch):
     records, _ = run(data_set, tmp_path)
     with monkeypatch.context() as context:
-        other = dataclasses.replace(SUITES["tiny"].recipe, lr=0.1)
-        context.setitem(SUITES, "tiny", Suite(other, RUNS))
+        context.setitem(SUITES, "tiny", tiny_suite(lr=0.1))
         with pytest.raises(InputError, match=r"plain8-seed-0 is of another recipe: lr is 0.05 there, 0.1 here"):
             run(data_set, tmp_path)
     weights = records[1] / "weights.safetensors"
@@ -78,7 +82,7 @@ def test_records_of_another_recipe_and_damaged_ones_are_refused_by_name(data_set
     weights.write_bytes(content)
     with pytest.raises(InputError, match="resnet8-seed-0: weights.safetensors is damaged"):
         load(tmp_path / "runs")
-    with pytest.raises(InputError, match="unknown suite 'papers': use paper, fast, laptop"):
+    with pytest.raises(InputError, match="unknown suite 'papers': use paper, fast, laptop, ingredients"):
         plan("papers", data_set)
 
 
@@ -105,12 +109,36 @@ def test_all_runs_in_a_table_and_their_spread_over_seeds(data_set, tmp_path):
     assert (row["test_error"], row["test_error_std"]) == pytest.approx((mean, spread))
 
 
+def test_of_trials_of_recipes_nothing_is_kept_but_the_history(data_set, tmp_path, monkeypatch, capsys):
+    """They are listed one by one, as means and the figure are not for them, and there is nothing to measure."""
+    short, long = Recipe(iterations=3, batch_size=20, lr=0.05), Recipe(iterations=6, batch_size=20, lr=0.05)
+    monkeypatch.setitem(SUITES, "trials", Suite({"short": ("resnet8", short), "long": ("resnet8", long)}, keep=False))
+    monkeypatch.setattr(cli, "load_data", lambda name: data_set)
+    assert cli.main(["reproduce", "trials", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    folder = tmp_path / "runs" / "trials-noise"
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    assert sorted(files) == ["long/history.csv", "long/run.json", "short/history.csv", "short/run.json"]
+    *_, first, second, _, last = capsys.readouterr().out.splitlines()
+    for line, name, steps in ((first, "short", 3), (second, "long", 6)):
+        run = load_run(folder / name)
+        error = run.history["validation_error"].iloc[-1]
+        assert run.about["steps"] == steps and line.split()[:2] == [name, "resnet8"] and float(line.split()[-1]) == error
+    assert last == f"Records: {folder}"
+    for command in (["measure", "trials"], ["measure", "ingredients"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(command)
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"invalid choice: '{command[1]}'" in error
+
+
 def test_the_papers_suite_is_the_papers():
     jobs = {job.name: job for job in plan("paper", _Named("cifar10"))}
     assert len(jobs) == 31  # 2 networks of 5 seeds, 7 of 3
     for job in jobs.values():
         assert (job.recipe.iterations, job.recipe.batch_size, job.recipe.lr) == (64_000, 128, 0.1)
         assert job.recipe.warmup == (400 if job.arch == "resnet110" else 0)
+        assert job.name == f"{job.arch}-seed-{job.recipe.seed}" and job.keep == (job.recipe.seed == 0)
 
 
 class _Named:
@@ -134,3 +162,28 @@ def test_committed_weights_and_the_model_code_agree():
         about = load_run(path.parent).about
         model, mean = load_pretrained(about["arch"], str(path.parent))
         assert torch.allclose(reference_logits(model, mean), torch.tensor(about["logits"]), rtol=1e-3, atol=1e-3), path
+
+
+@pytest.mark.parametrize(("suite", "count"), [("laptop", None), ("ingredients", 8)])
+def test_committed_records_are_those_of_their_suite(suite, count):
+    jobs = {job.name: job for job in plan(suite, _Named("cifar10-jpeg"), out=RECORDS.parent)}
+    records = find_runs(RECORDS / f"{suite}-cifar10-jpeg")
+    assert set(records) <= set(jobs) and len(records) == (count or len(records)) > 0
+    for name, folder in records.items():
+        about = load_run(folder).about
+        recipe = about["recipe"] | {"milestones": tuple(about["recipe"]["milestones"])}
+        recipe = dataclasses.replace(Recipe(**recipe), precision=jobs[name].recipe.precision)
+        assert (about["arch"], recipe, folder) == (jobs[name].arch, jobs[name].recipe, jobs[name].record)
+        assert (folder / "weights.safetensors").exists() == (folder / "gradients.npz").exists() == jobs[name].keep
+
+
+def test_the_ingredients_are_recorded_and_not_trained_again(data_set, tmp_path, monkeypatch):
+    folder = "ingredients-cifar10-jpeg"
+    shutil.copytree(RECORDS / folder, tmp_path / "runs" / folder)
+    monkeypatch.setattr("resnet56.suites.Engine", None)  # training would fail
+    data, lines = dataclasses.replace(data_set, name="cifar10-jpeg"), []
+    records = reproduce("ingredients", data=data, device="cpu", out=tmp_path, progress=False, say=lines.append)
+    assert lines == ["Suite ingredients on noise: 8 of 8 runs are recorded."]
+    assert [path.name for path in records] == [
+        "paper", "one-cycle", "nesterov", "decay-all", "decay", "smoothing", "large-batch-0.8", "large-batch-1.6",
+    ]
