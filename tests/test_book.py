@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from resnet56 import find_runs, load_run
 from resnet56.plots import display_name
+from resnet56.runs import load
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -110,11 +112,10 @@ def test_the_packages_versions_are_all_pinned():
     assert lines and all(re.fullmatch(r"[a-z-]+==[\w.]+", line) for line in lines)
 
 
-def test_readme_quotes_the_recorded_figures():
+def test_readme_quotes_the_recorded_comparison():
     readme = (ROOT / "README.md").read_text()
-    name = re.search(r"data/runs/([\w-]+)/figure\.png", readme)[1]
     for arch in ("plain56", "resnet56"):
-        run = load_run(ROOT / "data" / "runs" / name / arch)
+        run = load_run(ROOT / "data" / "runs" / "compare-56-cifar10-jpeg-250-steps-seed-0" / arch)
         final = run.about["final"]
         row = (
             f"| {display_name(arch)} | {run.about['parameters']:,} | {final['train_loss']:.2f} "
@@ -126,10 +127,18 @@ def test_readme_quotes_the_recorded_figures():
 
 def test_readme_quotes_the_recorded_suite():
     readme = (ROOT / "README.md").read_text()
-    for arch in ("plain20", "plain56", "resnet20", "resnet56"):
-        final = load_run(ROOT / "data" / "runs" / "laptop-cifar10-jpeg" / f"{arch}-seed-0").about["final"]
-        row = f"| {display_name(arch)} | {final['train_loss']:.2f} | {final['train_error']:.1f} % | {final['test_error']:.1f} % |"
+    suite = re.search(r"\]\(data/runs/([\w-]+)/figure\.png\)", readme)[1]
+    runs = load(ROOT / "data" / "runs" / suite)
+    for arch, members in runs.groupby("arch"):
+        cells = [display_name(arch), str(len(members))]
+        for errors in (members["train_error"].tolist(), members["test_error"].tolist()):
+            spread = f" ± {statistics.stdev(errors):.1f}" if len(errors) > 1 else ""
+            cells.append(f"{statistics.mean(errors):.1f}{spread}")
+        row = f"| {' | '.join(cells)} |"
         assert row in readme, f"README should have: {row}"
+    about = runs["run"].iloc[0].about
+    for fact in (about["data"]["title"], f"{about['steps']:,} steps", about["recipe"]["precision"], about["hardware"]["name"]):
+        assert fact in readme
 
 
 def test_committed_records_load():

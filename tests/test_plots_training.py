@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from resnet56 import cli
+from resnet56 import Recipe, cli
 from resnet56.plots import colour, plot_degradation, plot_results
 from resnet56.published import published
 from resnet56.runs import Run, load
-from resnet56.suites import SUITES
+from resnet56.suites import SUITES, Suite
 
 
 @pytest.fixture(autouse=True)
@@ -68,9 +68,12 @@ def test_results_are_drawn_beside_what_was_published():
 
 
 def test_reproduce_draws_the_picture_of_its_suite(data_set, tmp_path, monkeypatch, capsys):
+    archs = ("plain20", "plain56", "resnet56")
+    recipe = Recipe(iterations=1, batch_size=2)
+    monkeypatch.setitem(SUITES, "laptop", Suite({f"{arch}-seed-0": (arch, recipe) for arch in archs}))
     monkeypatch.setattr(cli, "load_data", lambda name: data_set)
-    assert cli.main(["reproduce", "laptop", "--iterations", "2", "--out", str(tmp_path), "--device", "cpu"]) == 0
-    folder = tmp_path / "runs" / f"laptop-{data_set.name}-2-steps"
+    assert cli.main(["reproduce", "laptop", "--out", str(tmp_path), "--device", "cpu"]) == 0
+    folder = tmp_path / "runs" / f"laptop-{data_set.name}"
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert str(folder / "figure.png") in capsys.readouterr().out
-    assert len(load(folder)) == len(SUITES["laptop"].runs)
+    assert list(load(folder)["arch"]) == list(archs)
