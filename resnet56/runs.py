@@ -206,8 +206,8 @@ def load(folder: str | Path | None = None) -> pd.DataFrame:
     """Load all recorded runs under ``folder``, as for :func:`find_runs`, into a table, a row per run.
 
     Columns: ``run`` (a :class:`Run`), ``arch``, ``family`` (``plain`` or ``resnet``), ``depth``, ``seed``, ``data``
-    (title of the data set), ``steps``, ``train_loss`` (nats), ``train_error``, ``test_error`` (percent), ``seconds`` (of
-    training), ``hardware``; the index is the name.
+    (title of the data set), ``steps``, ``train_loss`` (nats) and ``train_error`` (percent), means of the last five rows of
+    the history (of up to 50 steps), ``test_error`` (percent), ``seconds`` (of training), ``hardware``; the index is the name.
 
     Raises:
         InputError: if one is damaged; the message names it.
@@ -216,7 +216,7 @@ def load(folder: str | Path | None = None) -> pd.DataFrame:
     for name, path in find_runs(folder).items():
         run = load_run(path)
         family, depth = parse_arch(run.arch)
-        final = run.about["final"]
+        last = run.history.tail(5)
         rows[name] = {
             "run": run,
             "arch": run.arch,
@@ -225,9 +225,9 @@ def load(folder: str | Path | None = None) -> pd.DataFrame:
             "seed": run.about["recipe"]["seed"],
             "data": run.about["data"]["title"],
             "steps": run.about["steps"],
-            "train_loss": final["train_loss"],
-            "train_error": final["train_error"],
-            "test_error": final["test_error"],
+            "train_loss": last["train_loss"].mean(),
+            "train_error": last["train_error"].mean(),
+            "test_error": run.about["final"]["test_error"],
             "seconds": run.about["seconds"],
             "hardware": run.about["hardware"]["name"],
         }

@@ -32,11 +32,15 @@ def two_processes(tmp_path_factory):
 
 
 def test_two_processes_take_the_steps_of_one(two_processes):
-    """With batch normalisation in evaluation mode, gradients are sums over images: the split must not matter."""
+    """With batch normalisation in evaluation mode, gradients are sums over images: the split must not matter.
+
+    But for rounding, which differs by processor: a thousandth of the way that the weights of a layer travel. Shares
+    that were weighted alike, 11 images as 10, would be off by some hundredths.
+    """
     alone = measure()
     for part in two_processes:
-        for one, other in zip(part["weights"], alone["weights"], strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+        for one, other in zip(part["moved"], alone["moved"], strict=True):
+            assert (one - other).norm() < 1e-3 * other.norm()
         assert part["history"][0] == pytest.approx(alone["history"][0], rel=1e-4)
 
 

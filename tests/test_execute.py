@@ -1,6 +1,7 @@
 """Notebooks are executed whole or left alone; their first cell finds the package wherever they are opened."""
 
 import importlib.util
+import functools
 import json
 import shutil
 import signal
@@ -103,12 +104,13 @@ def test_what_cannot_be_read_is_refused_before_anything_runs(execute, tmp_path):
 def test_ctrl_c_leaves_the_file_alone(tmp_path):
     path, marker = tmp_path / "a.ipynb", tmp_path / "pid"
     before = write(path, f"import os, time\n_ = open({str(marker)!r}, 'w').write(str(os.getpid()))", "time.sleep(600)")
-    run = subprocess.Popen([sys.executable, EXECUTE, path], stderr=subprocess.PIPE, text=True)
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
+    run = subprocess.Popen([sys.executable, EXECUTE, path], stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     while not (marker.exists() and marker.read_text()):
         assert run.poll() is None, run.stderr.read()
         time.sleep(0.1)
     run.send_signal(signal.SIGINT)
-    _, errors = run.communicate()
+    _, errors = run.communicate(timeout=60)
     assert run.returncode == 130 and len(errors.strip().splitlines()) == 1, errors
     assert path.read_bytes() == before
     alive = Path("/proc", marker.read_text(), "stat")

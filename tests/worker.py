@@ -19,6 +19,7 @@ def measure() -> dict:
     model = build_model("resnet8")
     model.train(mode=True)(torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     trainer = Engine(model, random_split(105), RECIPE, "cpu")
+    start = [parameter.detach().clone() for parameter in model.parameters()]
     model.train = lambda mode=True: torch.nn.Module.train(model, False)
     shares = []
     views = trainer.batches.views
@@ -27,7 +28,7 @@ def measure() -> dict:
         trainer.take_step()
     score = evaluate(model, random_split(51, seed=1), trainer.batches.mean, batch_size=10)
     return {
-        "weights": [parameter.detach() for parameter in model.parameters()],
+        "moved": [parameter.detach() - before for parameter, before in zip(model.parameters(), start, strict=True)],
         "score": [score.loss, score.error],
         "history": trainer.history,
         "shares": shares,
