@@ -1,7 +1,7 @@
 """Notebooks are executed whole or left alone; their first cell finds the package wherever they are opened."""
 
-import importlib.util
 import functools
+import importlib.util
 import json
 import shutil
 import signal
