@@ -84,7 +84,7 @@ SUITES = {
     "laptop": Suite(
         _seeds(LAPTOP, ("resnet56", "plain56", "plain20", "resnet20"), range(1))
         | _seeds(LAPTOP, ("plain44", "resnet44", "plain32", "resnet32"), range(1))
-        | _seeds(LAPTOP, ("resnet56", "plain56", "plain20", "resnet20"), range(1, 3)),
+        | _seeds(LAPTOP, ("resnet56", "plain56", "plain20", "resnet20"), range(1, 2)),
     ),
     "ingredients": Suite(_ingredients(), keep=False),
 }

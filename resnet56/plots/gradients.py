@@ -63,7 +63,7 @@ def plot_gradient_flow_by_epoch(runs: list[Run], quantity: str = "gradient_norm"
     Raises:
         InputError: if a run has not recorded the quantity.
     """
-    _check_recorded(runs, quantity)
+    check_recorded(runs, quantity)
     epochs = [run.history["epoch"].max() for run in runs]
     by_epoch = min(epochs) >= 2
     count = int(np.ceil(max(epochs))) if by_epoch else PARTS
@@ -112,7 +112,7 @@ def plot_gradient_heatmaps(runs: list[Run], quantity: str = "gradient_norm") -> 
     Raises:
         InputError: if a run has not recorded the quantity, or the nets have different depths.
     """
-    _check_recorded(runs, quantity)
+    check_recorded(runs, quantity)
     layers = runs[0].gradients.drop_duplicates("depth")
     for run in runs[1:]:
         if run.gradients["depth"].max() != len(layers):
@@ -174,7 +174,7 @@ def _geometric_mean(values: pd.DataFrame | pd.Series, groups: str | pd.Index) ->
         return np.exp(np.log(values).groupby(groups).mean())
 
 
-def _check_recorded(runs: list[Run], quantity: str) -> None:
+def check_recorded(runs: list[Run], quantity: str) -> None:
     """Raise :class:`resnet56.errors.InputError` for the first run that has not recorded ``quantity``."""
     for run in runs:
         if run.gradients is None or run.gradients.empty:

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..hooks import stage_of
 from ..model import STAGES, parse_arch
 from ..runs import Run
-from .gradients import QUANTITIES, _check_recorded
+from .gradients import QUANTITIES, check_recorded
 from .style import display_name
 
 DIGITS = 3  # significant ones of every number in a page: more than an eye can see
@@ -60,7 +60,7 @@ def interactive_heatmaps(figure: str, runs: list[Run], quantity: str = "gradient
     Raises:
         InputError: if a run has not recorded the quantity, or the runs differ in layers or steps.
     """
-    _check_recorded(runs, quantity)
+    check_recorded(runs, quantity)
     tables = [run.by_layer(quantity) for run in runs]
     first = tables[0]
     for run, table in zip(runs, tables, strict=True):
