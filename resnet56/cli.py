@@ -109,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("reproduce", run_reproduce, "Train and record the book's runs; goes on where it stopped.")
     sub.add_argument("suite", choices=SUITES, metavar="SUITE",
-                     help="paper (the whole table, on a GPU), fast (the fast preset), laptop (two CPU cores, hours), "
+                     help="paper (the whole table, on a GPU), fast (the fast preset), laptop (two CPU cores, an evening), "
                           "ingredients (of the fast preset, on ResNet-8)")
     sub.add_argument("--time-limit", type=float, metavar="MINUTES", help="stop and save after so many minutes")
     sub.add_argument("--at-once", type=int, metavar="N", help="networks trained at the same time (default: 8 on a GPU, else 1)")

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..hooks import stage_of
 from ..instruments.initialisation import GROWTH
@@ -119,8 +120,8 @@ def plot_lesions(
                   linewidth=1, label=display_name(arch))
         whole = table.loc[table["count"] == 0, "error"].item()
         left.axhline(whole, color=colour(arch), linewidth=1, linestyle=(0, (5, 2)))
-        left.annotate("nothing removed", (1, whole), (0, -3), textcoords="offset points", va="top", fontsize=8,
-                      color=colour(arch))
+        left.annotate("nothing removed", (len(blocks), whole), (0, -3), textcoords="offset points", va="top", ha="right",
+                      fontsize=8, color=colour(arch))
     stages = [stage_of(name) for name in blocks["removed"]]
     for stage in STAGES[1:]:
         left.axvline(stages.index(stage) + 1, color="#999999", linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
@@ -130,11 +131,12 @@ def plot_lesions(
         right.fill_between(errors.mean().index, errors.min(), errors.max(), color=colour(arch), alpha=0.18, linewidth=0)
     for axis in (left, right):
         axis.axhline(CHANCE, color="#666666", linewidth=1, linestyle=":")
-    right.annotate("guessing", (0.01, CHANCE), (0, 3), ("axes fraction", "data"), "offset points", fontsize=8,
-                   color="#666666")
+    right.annotate("guessing", (0.99, CHANCE), (0, -3), ("axes fraction", "data"), "offset points", fontsize=8, va="top",
+                   ha="right", color="#666666")
     left.set(xlabel="block removed, from input to output", ylabel="error (%)", ylim=(0, 100), title="One block removed")
     right.set(xlabel="number of blocks removed, at random", title="Several blocks removed")
-    left.legend(fontsize=9, loc="center right", frameon=True, framealpha=0.9, edgecolor="none")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.legend(*left.get_legend_handles_labels(), fontsize=9, loc="lower right")
     caption(figure, conditions)
     return figure
 
