@@ -131,8 +131,8 @@ def plot_lesions(
         right.fill_between(errors.mean().index, errors.min(), errors.max(), color=colour(arch), alpha=0.18, linewidth=0)
     for axis in (left, right):
         axis.axhline(CHANCE, color="#666666", linewidth=1, linestyle=":")
-    right.annotate("guessing", (0.99, CHANCE), (0, -3), ("axes fraction", "data"), "offset points", fontsize=8, va="top",
-                   ha="right", color="#666666")
+    right.annotate("guessing", (1, CHANCE), (4, 0), ("axes fraction", "data"), "offset points", fontsize=8, va="center",
+                   color="#666666", annotation_clip=False)
     left.set(xlabel="block removed, from input to output", ylabel="error (%)", ylim=(0, 100), title="One block removed")
     right.set(xlabel="number of blocks removed, at random", title="Several blocks removed")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
