@@ -9,7 +9,7 @@ import pytest
 from resnet56 import InputError, Recipe, compare, find_runs, load_comparison, load_run
 from resnet56.files import new_folder, unused, write_file
 from resnet56.plots import plot_comparison, plot_gradient_heatmaps
-from resnet56.runs import save_run
+from resnet56.runs import Run, load, save_run
 
 RECIPE = Recipe(iterations=12, batch_size=20, lr=0.05)
 
@@ -46,6 +46,12 @@ def test_a_run_is_loaded_as_it_was_saved(comparison, tmp_path):
     pd.testing.assert_frame_equal(loaded.gradients, comparison.plain.gradients, rtol=1e-5, check_dtype=False)
     assert loaded.label() == comparison.plain.label()
     assert list(find_runs(tmp_path)) == ["run"]
+
+
+def test_the_training_error_of_a_loaded_run_is_that_of_its_last_fifty_steps(comparison, tmp_path):
+    history = pd.DataFrame({"step": range(10, 81, 10), "train_loss": 1.0, "train_error": [90, 80, 70, 60, 50, 40, 30, 20]})
+    save_run(tmp_path / "plain8-seed-0", Run(comparison.plain.about, history))
+    assert load(tmp_path)["train_error"].tolist() == [(60 + 50 + 40 + 30 + 20) / 5]
 
 
 def test_a_comparison_is_loaded_by_name(comparison, data_folder):
