@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from resnet56.errors import InputError
-from resnet56.files import write_file
+from resnet56.records.files import write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "_build"

@@ -21,7 +21,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 
 from resnet56 import InputError, load_data
 from resnet56.devices import hardware, pick_device
-from resnet56.files import check_writable, write_file
+from resnet56.records.files import check_writable, write_file
 
 BOOK = Path(__file__).resolve().parent
 CELL_SECONDS = 600  # time limit of one cell

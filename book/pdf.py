@@ -15,7 +15,7 @@ from bs4 import BeautifulSoup, Tag
 from playwright.sync_api import Browser, Error, Playwright, sync_playwright
 
 from resnet56.errors import InputError
-from resnet56.files import write_file
+from resnet56.records.files import write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"

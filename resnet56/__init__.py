@@ -4,13 +4,47 @@ Import from here what most readers need; figures are in :mod:`resnet56.plots`.
 """
 
 from .comparison import Comparison, compare, default_recipe, load_comparison
-from .data import Batches, DataSet, Split, hold_out, import_images, load_data, pixel_mean
-from .engine import Engine
+from .data import Batches, DataSet, Split, hold_out, pixel_mean
+from .datasets import import_images, load_data
 from .errors import InputError
-from .hooks import GradientRecorder
-from .model import build_model, count_macs, count_parameters, weighted_layers
+from .fast import Engine, fit_together
+from .gradients import GradientRecorder
+from .layers import count_macs, count_parameters, weighted_layers
+from .model import build_model
 from .recipe import FAST, PAPER, Recipe
-from .runs import Run, find_runs, load_pretrained, load_run
-from .train import Score, Trainer, evaluate, fit, fit_together
+from .records.runs import Run, find_runs, load_pretrained, load_run
+from .train import Score, Trainer, evaluate, fit
 
 __version__ = "0.1.0"
+__all__ = [
+    "FAST",
+    "PAPER",
+    "Batches",
+    "Comparison",
+    "DataSet",
+    "Engine",
+    "GradientRecorder",
+    "InputError",
+    "Recipe",
+    "Run",
+    "Score",
+    "Split",
+    "Trainer",
+    "build_model",
+    "compare",
+    "count_macs",
+    "count_parameters",
+    "default_recipe",
+    "evaluate",
+    "find_runs",
+    "fit",
+    "fit_together",
+    "hold_out",
+    "import_images",
+    "load_comparison",
+    "load_data",
+    "load_pretrained",
+    "load_run",
+    "pixel_mean",
+    "weighted_layers",
+]

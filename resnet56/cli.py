@@ -11,22 +11,22 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from . import data as data_module
-from .checkpoint import Checkpoint, load_checkpoint, load_model, resume
 from .comparison import compare, default_recipe
-from .data import available_data, import_images, load_data
+from .data import split_train
+from .datasets import NAMES, available_data, import_images, load_data
 from .devices import DEVICES, fast_precision, hardware, pick_device
-from .distributed import first_process_first, process_group, rank, under_torchrun, world_size
-from .engine import Engine
 from .errors import InputError
-from .files import check_writable, data_dir, new_folder, unused, write_file
+from .fast import Engine, fit_together
+from .fast.distributed import first_process_first, process_group, rank, under_torchrun, world_size
 from .model import build_model, parse_arch
 from .progress import Interrupted, OutOfTime
-from .published import beside_published
 from .recipe import PRECISIONS, PRESETS, Recipe
-from .runs import Run, describe_run, load, save_run, summarise
-from .suites import SUITES, reproduce
-from .train import NonFiniteLoss, evaluate, fit, split_train
+from .records.checkpoint import Checkpoint, load_checkpoint, load_model, resume
+from .records.files import check_writable, data_dir, new_folder, unused, write_file
+from .records.published import beside_published
+from .records.runs import Run, describe_run, runs_table, save_run, summarise
+from .records.suites import SUITES, reproduce
+from .train import NonFiniteLoss, evaluate
 
 RECIPE_FLAGS = ("epochs", "iterations", "batch_size", "lr", "warmup", "seed", "precision")
 
@@ -78,15 +78,23 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--epochs", type=float, help="length of the run in epochs (default: the preset's)")
     sub.add_argument("--iterations", type=int, help="length of the run in steps, instead of --epochs")
     _add_recipe_flags(sub)
-    sub.add_argument("--validation", type=int, help="training images held out for validation (default: 5000; 0 for none)")
+    sub.add_argument(
+        "--validation", type=int, help="training images held out for validation (default: 5000; 0 for none)"
+    )
     _add_data_flag(sub)
     _add_device_flag(sub)
-    sub.add_argument("--compile", action="store_true", help="merge kernels with PyTorch's compiler, which takes a while first")
-    sub.add_argument("--deterministic", action="store_true", help="the same bits again on the same GPU; slower (CPUs always do)")
+    sub.add_argument(
+        "--compile", action="store_true", help="merge kernels with PyTorch's compiler, which takes a while first"
+    )
+    sub.add_argument(
+        "--deterministic", action="store_true", help="the same bits again on the same GPU; slower (CPUs always do)"
+    )
     sub.add_argument("--out", type=Path, help="folder for checkpoints/ and runs/ (default: the project's data/)")
     sub.add_argument("--resume", type=Path, metavar="PATH", help="go on with the run saved in this checkpoint")
 
-    sub = command("evaluate", run_evaluate, "Measure a checkpoint on the test images of the data set it was trained on.")
+    sub = command(
+        "evaluate", run_evaluate, "Measure a checkpoint on the test images of the data set it was trained on."
+    )
     sub.add_argument("checkpoint", type=Path, metavar="PATH", help="a checkpoint made by train")
     _add_device_flag(sub)
 
@@ -99,7 +107,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_device_flag(sub)
     sub.add_argument("--out", type=Path, help="folder for the record (default: the project's data/runs/)")
 
-    sub = command("bench", run_bench, "Measure how fast training is here, one trick at a time; write the table as JSON.")
+    sub = command(
+        "bench", run_bench, "Measure how fast training is here, one trick at a time; write the table as JSON."
+    )
     sub.add_argument("--arch", help="plainN or resnetN (default: resnet56)")
     sub.add_argument("--batch-size", type=int, help="images a step (default: 128)")
     sub.add_argument("--rounds", type=int, help="how often each loop is measured; the median counts (default: 5)")
@@ -108,11 +118,17 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, help="the file (default: data/bench.json)")
 
     sub = command("reproduce", run_reproduce, "Train and record the book's runs; goes on where it stopped.")
-    sub.add_argument("suite", choices=SUITES, metavar="SUITE",
-                     help="paper (the whole table, on a GPU), fast (the fast preset), laptop (two CPU cores, an evening), "
-                          "ingredients (of the fast preset, on ResNet-8)")
+    sub.add_argument(
+        "suite",
+        choices=SUITES,
+        metavar="SUITE",
+        help="paper (the whole table, on a GPU), fast (the fast preset), laptop (two CPU cores, an evening), "
+        "ingredients (of the fast preset, on ResNet-8)",
+    )
     sub.add_argument("--time-limit", type=float, metavar="MINUTES", help="stop and save after so many minutes")
-    sub.add_argument("--at-once", type=int, metavar="N", help="networks trained at the same time (default: 8 on a GPU, else 1)")
+    sub.add_argument(
+        "--at-once", type=int, metavar="N", help="networks trained at the same time (default: 8 on a GPU, else 1)"
+    )
     sub.add_argument("--iterations", type=int, help="a rehearsal: so many steps for each run")
     _add_data_flag(sub)
     _add_device_flag(sub)
@@ -121,8 +137,12 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("measure", run_measure, "Apply every instrument to the networks of a recorded suite.")
     with_weights = [name for name, suite in SUITES.items() if suite.keep]
     sub.add_argument("suite", choices=with_weights, metavar="SUITE", help=", ".join(with_weights))
-    sub.add_argument("--images", type=int, help="for each evaluation of lesions and landscape (default: 10000 on a GPU, else 500)")
-    sub.add_argument("--points", type=int, help="along each side of the loss surface, odd (default: 51 on a GPU, else 11)")
+    sub.add_argument(
+        "--images", type=int, help="for each evaluation of lesions and landscape (default: 10000 on a GPU, else 500)"
+    )
+    sub.add_argument(
+        "--points", type=int, help="along each side of the loss surface, odd (default: 51 on a GPU, else 11)"
+    )
     _add_data_flag(sub)
     _add_device_flag(sub)
     sub.add_argument("--out", type=Path, help="folder that holds runs/ (default: the project's data/)")
@@ -131,21 +151,27 @@ def build_parser() -> argparse.ArgumentParser:
     data_commands = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
     command("list", run_data_list, "List the data sets that can be used without a download.", data_commands)
     sub = command("import", run_data_import, "Import a copy of CIFAR-10 kept as image files.", data_commands)
-    sub.add_argument("path", type=Path, metavar="PATH",
-                     help="folder with train/<class>/*.png|jpg and test/..., or a .tar, .tar.gz or .tar.xz of one")
+    sub.add_argument(
+        "path",
+        type=Path,
+        metavar="PATH",
+        help="folder with train/<class>/*.png|jpg and test/..., or a .tar, .tar.gz or .tar.xz of one",
+    )
     return parser
 
 
 def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, help="images a step, of all processes together (default: 128)")
     parser.add_argument("--lr", type=float, help="learning rate (default: the recipe's)")
-    parser.add_argument("--warmup", type=int, help="first steps at a tenth of the rate (default: 0; the paper: 400 for depth 110)")
+    parser.add_argument(
+        "--warmup", type=int, help="first steps at a tenth of the rate (default: 0; the paper: 400 for depth 110)"
+    )
     parser.add_argument("--seed", type=int, help="of initial weights, data order and augmentation (default: 0)")
     parser.add_argument("--precision", choices=PRECISIONS, help="default: bf16 where the device has it, else fp32")
 
 
 def _add_data_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", help=f"{', '.join(data_module.NAMES)} (default: RESNET56_DATA, or auto)")
+    parser.add_argument("--data", help=f"{', '.join(NAMES)} (default: RESNET56_DATA, or auto)")
 
 
 def _add_device_flag(parser: argparse.ArgumentParser) -> None:
@@ -204,23 +230,31 @@ def _train(given: dict, device: torch.device) -> None:
         raise InputError(f"{checkpoint.path} is there already; go on with --resume {checkpoint.path}, or delete it")
 
     processes = f", {world_size()} processes" * (world_size() > 1)
-    _say(f"{settings['arch']} on {data.title}: {trainer.total_steps:,} steps of {recipe.batch_size} images, "
-         f"seed {recipe.seed}, {recipe.precision} on {hardware(device)['name']}{processes}")
+    _say(
+        f"{settings['arch']} on {data.title}: {trainer.total_steps:,} steps of {recipe.batch_size} images, "
+        f"seed {recipe.seed}, {recipe.precision} on {hardware(device)['name']}{processes}"
+    )
     if trainer.step:
         _say(f"Going on at step {trainer.step:,}.")
     try:
-        history = fit(trainer, validation=validation, checkpoint=checkpoint)
+        fit_together({"training": trainer}, validation=validation, checkpoints={"training": checkpoint})
     except Interrupted:
         _say(f"Saved at step {trainer.step:,}. Go on with: resnet56 train --resume {checkpoint.path}", file=sys.stderr)
         raise
-    test = evaluate(trainer.model, data.test, trainer.batches.mean, recipe.precision)
     if rank() > 0:
         return
-    about = describe_run(trainer, arch=settings["arch"], shortcut=settings["shortcut"], data=data,
-                         validation=settings["validation"], test=test)
+    test = evaluate(trainer.model, data.test, trainer.batches.mean, recipe.precision)
+    about = describe_run(
+        trainer,
+        arch=settings["arch"],
+        shortcut=settings["shortcut"],
+        data=data,
+        validation=settings["validation"],
+        test=test,
+    )
     record = unused(out / "runs" / name)
     with new_folder(record) as folder:
-        save_run(folder, Run(about, history))
+        save_run(folder, Run(about, pd.DataFrame(trainer.history)))
     print(f"Test error {test.error:.2f} % on {data.title}, after {trainer.seconds:,.0f} s of training.")
     print(f"Record: {record}\nCheckpoint: {checkpoint.path}")
 
@@ -234,8 +268,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
         raise InputError(f"{options.checkpoint} was trained on another version of {data.title}; use that one")
     model = load_model(saved).to(device)
     score = evaluate(model, data.test, saved["mean"], saved["recipe"]["precision"])
-    print(f"{saved['arch']} after {saved['trainer']['step']:,} steps on {data.title}: "
-          f"test loss {score.loss:.4f}, test error {score.error:.2f} %, test accuracy {score.accuracy:.2f} %")
+    print(
+        f"{saved['arch']} after {saved['trainer']['step']:,} steps on {data.title}: "
+        f"test loss {score.loss:.4f}, test error {score.error:.2f} %, test accuracy {score.accuracy:.2f} %"
+    )
 
 
 def run_compare(options: argparse.Namespace) -> None:
@@ -265,7 +301,7 @@ def run_compare(options: argparse.Namespace) -> None:
 
 def run_bench(options: argparse.Namespace) -> None:
     """Measure speeds, and print them."""
-    from .bench import bench  # imported here: the other commands need no textbook loop
+    from .fast.bench import bench  # imported here: the other commands need no textbook loop
 
     given = vars(options)
     device = pick_device(given.get("device", "auto"))
@@ -280,16 +316,27 @@ def run_bench(options: argparse.Namespace) -> None:
 
     about = result.about
     shown = result.table().rename(columns={"end_to_end": "end to end", "memory": "peak MiB"})
-    formats = {"step": "{:,.0f}".format, "end to end": "{:,.0f}".format, "ratio": "{:.2f}".format, "peak MiB": "{:,.0f}".format}
-    print(f"\n{about['arch']}, batches of {about['batch_size']}, {about['hardware']['name']}; images per second, "
-          f"medians of {about['rounds']} rounds\n")
+    formats = {
+        "step": "{:,.0f}".format,
+        "end to end": "{:,.0f}".format,
+        "ratio": "{:.2f}".format,
+        "peak MiB": "{:,.0f}".format,
+    }
+    print(
+        f"\n{about['arch']}, batches of {about['batch_size']}, {about['hardware']['name']}; images per second, "
+        f"medians of {about['rounds']} rounds\n"
+    )
     print(shown.rename_axis(None).to_string(formatters=formats, na_rep="-"))
     best = result.table()["end_to_end"]
     bound = about["matmul_gflops"] / about["image_gflop"]
-    print(f"\nA large {about['precision']} matrix product runs at {about['matmul_gflops']:,.0f} GFLOP/s here; an image takes "
-          f"{about['image_gflop']:.2f} GFLOP.\nThat bounds any loop to {bound:,.0f} images per second; "
-          f"the fastest one reaches {100 * best.max() / bound:.0f} % of it.")
-    print(f"The paper's 64,000 steps of 128 images would take {64_000 * 128 / best.max() / 60:,.0f} minutes at that speed.")
+    print(
+        f"\nA large {about['precision']} matrix product runs at {about['matmul_gflops']:,.0f} GFLOP/s here; an image takes "
+        f"{about['image_gflop']:.2f} GFLOP.\nThat bounds any loop to {bound:,.0f} images per second; "
+        f"the fastest one reaches {100 * best.max() / bound:.0f} % of it."
+    )
+    print(
+        f"The paper's 64,000 steps of 128 images would take {64_000 * 128 / best.max() / 60:,.0f} minutes at that speed."
+    )
     print(f"Recording gradients each 50 steps adds {about['recording_percent']:.1f} %.\nTable: {out}")
 
 
@@ -307,7 +354,7 @@ def run_reproduce(options: argparse.Namespace) -> None:
         print("Out of time; all is saved. The same command goes on from here.", file=sys.stderr)
         return
     folder = records[0].parent
-    runs = load(folder)
+    runs = runs_table(folder)
     shown = runs[(runs["seed"] == 0) & runs["arch"].isin(["plain20", "plain56", "resnet56"])].sort_values("depth")
     if shown.empty:  # trials of recipes, which a figure or a mean would mix up
         runs["validation_error"] = [run.history["validation_error"].iloc[-1] for run in runs["run"]]
@@ -320,14 +367,16 @@ def run_reproduce(options: argparse.Namespace) -> None:
     write_file(folder / "figure.png", lambda file: figure.savefig(file, dpi=150))
     table = summarise(runs)
     print(f"\nErrors in percent on {data.title}\n\n{table.round(2).to_string(index=False, na_rep='-')}")
-    print(f"\nTest errors beside those published for the full recipe on the official CIFAR-10\n\n"
-          f"{beside_published(table).to_string(index=False)}\n\n"
-          f"Records: {folder}\nFigure: {folder / 'figure.png'}")
+    print(
+        f"\nTest errors beside those published for the full recipe on the official CIFAR-10\n\n"
+        f"{beside_published(table).to_string(index=False)}\n\n"
+        f"Records: {folder}\nFigure: {folder / 'figure.png'}"
+    )
 
 
 def run_measure(options: argparse.Namespace) -> None:
     """Apply the instruments."""
-    from .instruments.study import measure_suite  # imported here: training needs no instruments
+    from .records.measuring import measure_suite  # imported here: training needs no instruments
 
     given = vars(options)
     for key in ("images", "points"):

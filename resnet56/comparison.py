@@ -8,14 +8,15 @@ import torch
 
 from .data import DataSet
 from .devices import fast_precision, pick_device
-from .engine import Engine
 from .errors import InputError
-from .files import data_dir
-from .hooks import GradientRecorder
+from .fast import fit_together
+from .fast.engine import Engine
+from .gradients import GradientRecorder
 from .model import build_model
 from .recipe import Recipe
-from .runs import Run, describe_run, load_run
-from .train import evaluate, fit_together
+from .records.files import data_dir
+from .records.runs import Run, describe_run, load_run
+from .train import evaluate
 
 #: Steps and learning rate of a comparison where none are asked for, a few minutes' worth. In a short run the paper's
 #: rate of 0.1 is too high for ResNet-56, whose loss first shoots up and takes hundreds of steps to recover.

@@ -10,14 +10,12 @@ Parameter names follow torchvision's ResNet (``conv1``, ``bn1``, ``layer1.0.conv
 
 import re
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import InputError
 
 NUM_CLASSES = 10
-STAGES = ("layer1", "layer2", "layer3")
 
 
 class OptionA(nn.Module):
@@ -146,7 +144,7 @@ def build_model(arch: str, shortcut: str = "A") -> CifarNet:
             networks have none and ignore it.
 
     Returns:
-        The network; its layers are listed by :func:`weighted_layers`.
+        The network; its layers are listed by :func:`resnet56.layers.weighted_layers`.
 
     Raises:
         InputError: if the name, the depth or the shortcut option is not one of those above.
@@ -155,61 +153,3 @@ def build_model(arch: str, shortcut: str = "A") -> CifarNet:
     if shortcut not in ("A", "B"):
         raise InputError(f"unknown shortcut option {shortcut!r}: use A (zero-padded identity) or B (projection)")
     return CifarNet((depth - 2) // 6, shortcut if family == "resnet" else None)
-
-
-def weighted_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """List the layers that count towards the depth, as ``(name, module)`` from input to output.
-
-    These are the 3x3 convolutions and the final linear layer: 56 in a net of depth 56. Projections on
-    shortcuts have weights but do not lie on the main path and are not counted, as in the paper.
-    """
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and ".downsample" not in name
-    ]
-
-
-def response_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """List where each weighted layer's response leaves it, as ``(name of the layer, module)`` from input to output.
-
-    A layer's response is its output after batch normalisation, before the nonlinearity and the addition (He et al.
-    2015, Figure 7): the output of the batch normalisation that follows a convolution, or of the layer itself if none does.
-    """
-    modules = dict(model.named_modules())
-    return [(name, modules.get(name.replace("conv", "bn"), module)) for name, module in weighted_layers(model)]
-
-
-def basic_blocks(model: nn.Module) -> dict[str, BasicBlock]:
-    """Return the basic blocks by name (``"layer1.0"``, ...), from input to output: 27 in a net of depth 56."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, BasicBlock)}
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Count the trainable parameters (weights and biases; not the running statistics)."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-@torch.no_grad()
-def count_macs(model: nn.Module) -> int:
-    """Count the multiply-accumulate operations of convolutions and linear layers for one 3x32x32 image.
-
-    It runs the model once on a blank image and counts, for every layer, outputs times inputs per output.
-    """
-    macs = 0
-
-    def add(module, inputs, output):
-        nonlocal macs
-        macs += output[0].numel() * module.weight[0].numel()
-
-    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    hooks = [layer.register_forward_hook(add) for layer in layers]
-    training = model.training
-    parameter = next(model.parameters())
-    try:
-        model.eval()(parameter.new_zeros(1, 3, 32, 32))
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
-    return macs

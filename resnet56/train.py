@@ -1,13 +1,12 @@
-"""Training: one network, one step at a time.
+"""Training: one network, one step at a time. This is the plain loop, to be read (chapters 3 and 8).
 
-:class:`Trainer` is the plain loop, to be read; :class:`resnet56.engine.Engine` takes the same steps faster. :func:`fit`
-drives one to its end, :func:`fit_together` several in turn. Nothing here knows about figures, the command line or the book.
+:class:`resnet56.fast.Engine` takes the same steps faster, and :func:`resnet56.fast.fit_together` drives several networks,
+with checkpoints. Nothing here knows of them, nor of figures, records, the command line or the book.
 """
 
 import math
-import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import fmean
@@ -17,15 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .checkpoint import Checkpoint
-from .data import Batches, DataSet, Split, hold_out, normalise
-from .devices import pick_device
-from .distributed import any_process, copy_from_first, rank, total, world_size
-from .progress import Interrupted, OutOfTime, ProgressBar, catch_signals
+from .data import Batches, Split, normalise
+from .devices import hardware, pick_device
+from .layers import undisturbed
+from .progress import ProgressBar
 from .recipe import Recipe
 
 LOG_EVERY = 10  # steps between two rows of the history
-SAVE_EVERY = 60  # seconds between two checkpoints
 
 
 @dataclass(frozen=True)
@@ -62,15 +59,16 @@ class Trainer:
     Attributes:
         step: number of steps taken.
         total_steps: number of steps to take.
-        seconds: time spent in training steps, in seconds. Networks that train at once on a GPU share the time: theirs
-            add up to the whole.
+        parts: where its steps were taken, a dict each time it went on on other hardware: ``hardware``, ``steps``,
+            ``seconds`` (by the clock; networks that train at once on a GPU share it) and ``processor_seconds`` (of all
+            threads of this process: the cost, whatever else the machine was doing).
         history: one dict each ``LOG_EVERY`` steps and at the end of each epoch: ``step`` (steps taken so far),
             ``epoch``, ``lr`` (of the last of these steps), ``train_loss`` (nats, with the recipe's label smoothing) and
             ``train_error`` (percent), both means over the augmented batches of these steps; rows made by :func:`fit`
             with a validation set also have ``validation_loss`` and ``validation_error``. On a CPU the rows are there at
             once, elsewhere at the end of each epoch, so that the device is not waited for in between.
         how: what records say of the loop, a dict.
-        recorders: who looks on at the steps, such as :class:`resnet56.hooks.GradientRecorder`: before each step the
+        recorders: who looks on at the steps, such as :class:`resnet56.gradients.GradientRecorder`: before each step the
             trainer enters the context ``recorder.at_step(step)``. What they recorded is part of the state.
     """
 
@@ -84,7 +82,7 @@ class Trainer:
         )
         self.total_steps = recipe.total_steps(len(train))
         self.step = 0
-        self.seconds = 0.0
+        self.parts: list[dict] = []
         self.how = {"loop": "plain"}
         self.history: list[dict] = []
         self.recorders: list = []
@@ -96,7 +94,7 @@ class Trainer:
         Raises:
             NonFiniteLoss: if the loss is not finite; looked at when the history is written.
         """
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         lr = self.recipe.lr_at(self.step, self.total_steps)
         with ExitStack() as stack:
             for recorder in self.recorders:
@@ -105,7 +103,7 @@ class Trainer:
         self.step += 1
         if self.epoch_done() or (self.device.type == "cpu" and self.step % LOG_EVERY == 0):
             self._log()
-        self.seconds += time.perf_counter() - started
+        self._account(time.perf_counter() - started[0], time.process_time() - started[1])
 
     def _update(self, draw: Tensor, lr: float) -> Tensor:
         """Take one step of SGD on the batch that ``draw`` stands for; return its loss and share of errors, ``(2,)``."""
@@ -124,6 +122,31 @@ class Trainer:
     def replayed(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """Return ``function``, a measurement on this network's weights, made cheap to repeat; here it stays as it is."""
         return function
+
+    def _account(self, seconds: float, processor_seconds: float) -> None:
+        """Add a step to the last of :attr:`parts`, or to a new one where the hardware is another."""
+        here = hardware(self.device)
+        if not self.parts or self.parts[-1]["hardware"] != here:
+            self.parts.append({"hardware": here, "steps": 0, "seconds": 0.0, "processor_seconds": 0.0})
+        part = self.parts[-1]
+        part["steps"] += 1
+        part["seconds"] += seconds
+        part["processor_seconds"] += processor_seconds
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training steps, in seconds."""
+        return sum(part["seconds"] for part in self.parts)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are taken."""
+        return self.step >= self.total_steps
+
+    def validate(self, validation: Split) -> None:
+        """Evaluate the network, and write loss and error into the last row of the history."""
+        score = evaluate(self.model, validation, self.batches.mean, self.recipe.precision)
+        self.history[-1].update(validation_loss=score.loss, validation_error=score.error)
 
     def epoch_done(self) -> bool:
         """Tell whether the last step ended an epoch, or the run."""
@@ -173,7 +196,7 @@ class Trainer:
         self._check_finite(bool(finite.all()), "loss or a weight", self.step)
         return {
             "step": self.step,
-            "seconds": self.seconds,
+            "parts": self.parts,
             "model": self.model.state_dict(),
             "momentum": [self._momentum(parameter).clone() for parameter in self.model.parameters()],
             "history": self.history,
@@ -186,7 +209,7 @@ class Trainer:
 
         Recorders that look on take over what those of then had recorded, in the order in which they came.
         """
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.parts = state["step"], [dict(part) for part in state["parts"]]
         self.model.load_state_dict(state["model"])
         for parameter, momentum in zip(self.model.parameters(), state["momentum"], strict=True):
             self._momentum(parameter).copy_(momentum)
@@ -216,91 +239,34 @@ def autocast(device: torch.device, precision: str):
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def fit(
-    trainer: Trainer,
-    *,
-    validation: Split | None = None,
-    checkpoint: Checkpoint | None = None,
-    progress: bool = True,
-) -> pd.DataFrame:
+def fit(trainer: Trainer, *, validation: Split | None = None, progress: bool = True) -> pd.DataFrame:
     """Train to the end of the recipe, from wherever ``trainer`` stands.
 
     Args:
         trainer: the network in training.
         validation: if given, evaluated after every epoch and at the end.
-        checkpoint: if given, saved each minute, at the end and on interruption.
         progress: show a progress bar with loss, images per second and time left.
 
     Returns:
         The history as a table, a row each ``LOG_EVERY`` steps and epoch; the columns are those of :class:`Trainer`.
 
     Raises:
-        NonFiniteLoss: if the loss is not finite; the last good checkpoint is kept.
-        Interrupted: on SIGINT or SIGTERM, when the step is finished and the checkpoint saved.
+        NonFiniteLoss: if the loss is not finite.
     """
-    checkpoints = {"training": checkpoint} if checkpoint else {}
-    fit_together({"training": trainer}, validation=validation, checkpoints=checkpoints, progress=progress)
+    with ProgressBar(trainer, progress) as bar:
+        while not trainer.finished:
+            trainer.take_step()
+            bar.advance()
+            if validation is not None and trainer.epoch_done():
+                trainer.validate(validation)
     return pd.DataFrame(trainer.history)
-
-
-def fit_together(
-    trainers: Mapping[str, Trainer],
-    *,
-    validation: Split | None = None,
-    checkpoints: Mapping[str, Checkpoint] | None = None,
-    deadline: float = math.inf,
-    progress: bool = True,
-) -> None:
-    """Train several networks to the end of their recipes, in turn, ``LOG_EVERY`` steps at a time.
-
-    On a GPU their steps overlap: a step is only queued, and each network of :class:`resnet56.engine.Engine` has its own stream.
-
-    Args:
-        trainers: the networks in training, by the names that their progress bars show.
-        validation, progress: as for :func:`fit`.
-        checkpoints: of the same names, saved as for :func:`fit`.
-        deadline: when to stop, on the clock of ``time.monotonic()``.
-
-    Raises:
-        NonFiniteLoss, Interrupted: as for :func:`fit`.
-        OutOfTime: at the deadline, when the checkpoints are saved.
-    """
-    checkpoints = checkpoints or {}
-    saved = time.monotonic()
-    width = max(map(len, trainers))
-    with ExitStack() as stack:
-        bars = {
-            name: stack.enter_context(ProgressBar(trainer, progress and rank() == 0, position, f"{name:>{width}}"))
-            for position, (name, trainer) in enumerate(trainers.items())
-        }
-        caught = stack.enter_context(catch_signals())
-        while unfinished := {name: trainer for name, trainer in trainers.items() if trainer.step < trainer.total_steps}:
-            for name, trainer in unfinished.items():
-                for _ in range(LOG_EVERY):
-                    trainer.take_step()
-                    bars[name].advance()
-                    if trainer.epoch_done() or (caught and world_size() == 1):
-                        break
-                if trainer.epoch_done() and validation is not None:
-                    score = evaluate(trainer.model, validation, trainer.batches.mean, trainer.recipe.precision)
-                    trainer.history[-1].update(validation_loss=score.loss, validation_error=score.error)
-            late = time.monotonic() >= deadline
-            stop = any_process(bool(caught) or late, trainer.device)
-            finished = all(trainer.step == trainer.total_steps for trainer in trainers.values())
-            if rank() == 0 and (stop or finished or time.monotonic() - saved >= SAVE_EVERY):
-                for name, checkpoint in checkpoints.items():
-                    checkpoint.save(trainers[name])
-                saved = time.monotonic()
-            if stop and not finished:
-                raise OutOfTime if late and not caught else Interrupted(caught[0] if caught else signal.SIGTERM)
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split, mean: Tensor, precision: str = "fp32", batch_size: int = 500) -> Score:
     """Measure loss and error on the single, original view of each image (He et al. 2015, section 4.2).
 
-    The model is evaluated in evaluation mode, on the device its weights are on, and left as it was. Under torchrun each
-    process measures a share of the images, all with the first one's running statistics, and the sums are added up.
+    The model is evaluated in evaluation mode, on the device its weights are on, and left as it was.
 
     Args:
         model: the network.
@@ -310,24 +276,11 @@ def evaluate(model: nn.Module, split: Split, mean: Tensor, precision: str = "fp3
         batch_size: images at a time.
     """
     device = next(model.parameters()).device
-    copy_from_first(model.buffers())
-    share = split[rank() :: world_size()]
-    sums = torch.zeros(2, device=device)
-    training = model.training
-    model.eval()
-    try:
-        for pixels, labels in zip(share.pixels.split(batch_size), share.labels.split(batch_size), strict=True):
+    loss, errors = torch.zeros(2, device=device)
+    with undisturbed(model, training=False), autocast(device, precision):
+        for pixels, labels in zip(split.pixels.split(batch_size), split.labels.split(batch_size), strict=True):
             labels = labels.to(device)
-            with autocast(device, precision):
-                logits = model(normalise(pixels.to(device), mean.to(device)))
-            loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-            sums += torch.stack([loss, (logits.argmax(dim=1) != labels).sum()])
-    finally:
-        model.train(training)
-    loss, errors = total(sums).tolist()
-    return Score(loss / len(split), 100 * errors / len(split))
-
-
-def split_train(data: DataSet, validation: int) -> tuple[Split, Split | None]:
-    """Return the images to train on and to validate on, None if ``validation`` is 0."""
-    return hold_out(data.train, validation) if validation else (data.train, None)
+            logits = model(normalise(pixels.to(device), mean.to(device))).float()
+            loss += F.cross_entropy(logits, labels, reduction="sum")
+            errors += (logits.argmax(dim=1) != labels).sum()
+    return Score(loss.item() / len(split), 100 * errors.item() / len(split))

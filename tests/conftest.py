@@ -10,9 +10,7 @@ def data_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("RESNET56_DATA", raising=False)
     folder = tmp_path / "data"
     folder.mkdir()
-    for module in ("resnet56.data", "resnet56.runs", "resnet56.comparison", "resnet56.cli", "resnet56.suites",
-                   "resnet56.instruments.measurement"):
-        monkeypatch.setattr(f"{module}.data_dir", lambda: folder)
+    monkeypatch.setenv("RESNET56_HOME", str(folder))
     return folder
 
 

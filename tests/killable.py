@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from conftest import random_split
 
-from resnet56 import Engine, Recipe, build_model, fit, train
-from resnet56.checkpoint import Checkpoint, resume
+from resnet56 import Engine, Recipe, build_model, fit, fit_together
+from resnet56.fast import together
+from resnet56.records.checkpoint import Checkpoint, resume
 
 RECIPE = Recipe(iterations=400, batch_size=20, lr=0.02, seed=1)
 
@@ -23,8 +24,8 @@ def start(path: Path | None) -> Engine:
     if path.exists():
         resume(trainer, checkpoint)
     print(trainer.step, flush=True)  # from here on it may be killed
-    train.SAVE_EVERY = 0  # after each ten steps, so that many kills fall into the saving
-    fit(trainer, checkpoint=checkpoint, progress=False)
+    together.SAVE_EVERY = 0  # after each ten steps, so that many kills fall into the saving
+    fit_together({"run": trainer}, checkpoints={"run": checkpoint}, progress=False)
     return trainer
 
 

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from resnet56 import bench as bench_module
 from resnet56 import cli
-from resnet56.bench import Textbook, bench, load_bench, loops, matmul_gflops
 from resnet56.errors import InputError
+from resnet56.fast import bench as bench_module
+from resnet56.fast.bench import Textbook, bench, load_bench, loops, matmul_gflops
 from resnet56.recipe import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -44,7 +44,6 @@ def test_the_command_prints_and_saves_the_table(quick, data_set, data_folder, mo
     assert cli.main([*arguments, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "textbook" in printed and "GFLOP/s" in printed and "64,000 steps" in printed
-    monkeypatch.setattr(bench_module, "data_dir", lambda: data_folder)
     assert load_bench("mine").rows == json.loads(out.read_text())["rows"]
     with pytest.raises(InputError, match="not a table"):
         load_bench("yours")

@@ -10,7 +10,7 @@ import yaml
 
 from resnet56 import find_runs, load_run
 from resnet56.plots import display_name
-from resnet56.runs import load
+from resnet56.records.runs import runs_table
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -24,7 +24,11 @@ def code_cells(path):
 def test_every_chapter_of_the_table_of_contents_exists_and_none_is_left_out():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     listed = {toc["root"]} | {chapter["file"] for part in toc["parts"] for chapter in part["chapters"]}
-    there = {path.relative_to(ROOT).with_suffix("").as_posix() for path in (ROOT / "book").glob("*.*") if path.suffix in (".md", ".ipynb")}
+    there = {
+        path.relative_to(ROOT).with_suffix("").as_posix()
+        for path in (ROOT / "book").glob("*.*")
+        if path.suffix in (".md", ".ipynb")
+    }
     assert listed == there and NOTEBOOKS
 
 
@@ -35,7 +39,9 @@ def test_stored_outputs_are_complete_and_clean(path):
     for cell in code_cells(path):
         source, outputs = "".join(cell["source"]), cell["outputs"]
         assert not [output for output in outputs if output["output_type"] == "error"], source
-        assert not [output for output in outputs if output.get("name") == "stderr"], f"warnings or progress bars: {source}"
+        assert not [output for output in outputs if output.get("name") == "stderr"], (
+            f"warnings or progress bars: {source}"
+        )
         text = json.dumps(outputs)
         assert len(text) < 300_000, f"{len(text):,} bytes of output: {source}"
         assert not re.search(r"/(home|root|Users|tmp)/|[A-Z]:\\\\", re.sub(r'"image/png": "[^"]*"', "", text)), source
@@ -67,7 +73,9 @@ def test_the_status_page_shows_the_latest_executions():
 def test_every_notebook_begins_with_the_same_hidden_cell():
     first = {path.stem: code_cells(path)[0] for path in NOTEBOOKS}
     assert {name for name, cell in first.items() if cell["metadata"].get("tags") != ["remove-cell"]} == set()
-    assert len({"".join(cell["source"]) for cell in first.values()}) == 1, "test_execute.py tests the one of status.ipynb"
+    assert len({"".join(cell["source"]) for cell in first.values()}) == 1, (
+        "test_execute.py tests the one of status.ipynb"
+    )
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
@@ -102,7 +110,9 @@ def test_every_figure_has_a_caption_an_alternative_text_and_numbers(path):
         if not images and about is None:
             continue
         source = "".join(cell["source"])
-        assert len(images) == 1 and about["image"]["alt"] and about["figure"]["caption"] and about["figure"]["name"], source
+        assert len(images) == 1 and about["image"]["alt"] and about["figure"]["caption"] and about["figure"]["name"], (
+            source
+        )
         # nbval does not look at pictures, so the cell prints numbers of what it shows
         assert "".join("".join(o["text"]) for o in cell["outputs"] if o["output_type"] == "stream").strip(), source
 
@@ -128,7 +138,7 @@ def test_readme_quotes_the_recorded_comparison():
 def test_readme_quotes_the_recorded_suite():
     readme = (ROOT / "README.md").read_text()
     suite = re.search(r"\]\(data/runs/([\w-]+)/figure\.png\)", readme)[1]
-    runs = load(ROOT / "data" / "runs" / suite)
+    runs = runs_table(ROOT / "data" / "runs" / suite)
     for arch, members in runs.groupby("arch"):
         cells = [display_name(arch), str(len(members))]
         for errors in (members["train_error"].tolist(), members["test_error"].tolist()):
@@ -137,7 +147,12 @@ def test_readme_quotes_the_recorded_suite():
         row = f"| {' | '.join(cells)} |"
         assert row in readme, f"README should have: {row}"
     about = runs["run"].iloc[0].about
-    for fact in (about["data"]["title"], f"{about['steps']:,} steps", about["recipe"]["precision"], about["hardware"]["name"]):
+    for fact in (
+        about["data"]["title"],
+        f"{about['steps']:,} steps",
+        about["recipe"]["precision"],
+        about["hardware"]["name"],
+    ):
         assert fact in readme
 
 

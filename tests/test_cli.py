@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from resnet56 import cli, data, load_run
-from resnet56.checkpoint import load_checkpoint
+from resnet56.records.checkpoint import load_checkpoint
 
 QUICK = ["--batch-size", "20", "--data", "shapes10", "--device", "cpu", "--precision", "fp32"]
 TRAIN = ["train", "--arch", "resnet8", "--iterations", "12", "--lr", "0.05", "--validation", "20", *QUICK]
@@ -18,7 +18,7 @@ TRAIN = ["train", "--arch", "resnet8", "--iterations", "12", "--lr", "0.05", "--
 def small_data(monkeypatch, data_set):
     """Answer to the name shapes10 with a hundred images of noise."""
     noise = data.DataSet("shapes10", "shapes10", *list(vars(data_set).values())[2:])
-    monkeypatch.setattr(data, "_load_shapes10", lambda: noise)
+    monkeypatch.setattr("resnet56.datasets.loading._load_shapes10", lambda: noise)
 
 
 def test_train_evaluate_and_resume(data_folder, capsys):
@@ -88,7 +88,10 @@ def test_a_second_comparison_replaces_nothing(data_folder, capsys):
 
 
 def test_names_are_normalised(data_folder):
-    assert cli.main(["train", "--arch", "Plain-8", "--shortcut", "B", "--iterations", "2", "--validation", "0", *QUICK]) == 0
+    assert (
+        cli.main(["train", "--arch", "Plain-8", "--shortcut", "B", "--iterations", "2", "--validation", "0", *QUICK])
+        == 0
+    )
     about = load_run(data_folder / "runs" / "plain8-shapes10-2-steps-seed-0").about
     assert about["arch"] == "plain8" and about["shortcut"] is None
 
@@ -155,7 +158,10 @@ def test_resume_with_another_recipe_is_refused(data_folder, capsys):
     checkpoint = next((data_folder / "checkpoints").iterdir())
     before = checkpoint.read_bytes()
     capsys.readouterr()
-    for flags, words in ((["--lr", "0.2"], "lr is 0.05 there, 0.2 here"), (["--arch", "plain8"], "arch is resnet8 there")):
+    for flags, words in (
+        (["--lr", "0.2"], "lr is 0.05 there, 0.2 here"),
+        (["--arch", "plain8"], "arch is resnet8 there"),
+    ):
         assert cli.main(["train", "--resume", str(checkpoint), *flags]) == 2
         assert words in capsys.readouterr().err
     assert checkpoint.read_bytes() == before
@@ -169,7 +175,9 @@ def test_divergence_is_reported_with_status_1(capsys, data_folder):
         assert all(value.isfinite().all() for value in state.values())
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["compare"], ["data"], ["data", "import"], ["data", "list"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["evaluate"], ["compare"], ["data"], ["data", "import"], ["data", "list"]]
+)
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main([*command, "--help"])

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as TF
 
-from resnet56 import InputError, data
-from resnet56.data import CIFAR10_CLASSES, Batches, Split, augment, evenly, hold_out, import_images, load_data, normalise, pixel_mean
-
+from resnet56 import InputError
+from resnet56.data import Batches, Split, augment, evenly, hold_out, normalise, pixel_mean
+from resnet56.datasets import import_images, load_data
+from resnet56.datasets.loading import CIFAR10_CLASSES
 
 # --- Splits and batches -------------------------------------------------------------------------------
 
@@ -114,21 +115,21 @@ def no_network(*args, **kwargs):
 
 
 def test_offline_cifar10_names_the_alternatives(monkeypatch):
-    monkeypatch.setattr(data.urllib.request, "urlopen", no_network)
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
     with pytest.raises(InputError, match="(?s)network is unreachable.*data import.*shapes10") as caught:
         load_data("cifar10")
     assert "\n" not in str(caught.value)
 
 
 def test_auto_falls_back_to_shapes10_and_says_so(monkeypatch, capsys, data_set):
-    monkeypatch.setattr(data.urllib.request, "urlopen", no_network)
-    monkeypatch.setattr(data, "_load_shapes10", lambda: data_set)
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    monkeypatch.setattr("resnet56.datasets.loading._load_shapes10", lambda: data_set)
     assert load_data("auto") is data_set
     assert "Notice: using shapes10" in capsys.readouterr().out
 
 
 def test_auto_prefers_an_imported_copy(copy_folder, monkeypatch):
-    monkeypatch.setattr(data.urllib.request, "urlopen", no_network)
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
     import_images(copy_folder(), progress=False)
     assert load_data().name == "cifar10-png"
 
@@ -180,7 +181,7 @@ def test_jpeg_copies_are_labelled_so(copy_folder):
 
 
 def test_a_full_copy_has_the_plain_title(copy_folder, monkeypatch):
-    monkeypatch.setattr(data, "FULL_SIZE", (30, 20))
+    monkeypatch.setattr("resnet56.datasets.importing.FULL_SIZE", (30, 20))
     assert import_images(copy_folder("jpg"), progress=False).title == "CIFAR-10 (JPEG copy)"
 
 
@@ -208,7 +209,10 @@ BAD_MEMBERS = {
     "symlink": (dict(name="train/cat/x.png", kind=tarfile.SYMTYPE, target="/etc/passwd"), "is a link"),
     "hardlink": (dict(name="train/cat/x.png", kind=tarfile.LNKTYPE, target="train/cat/0000.png"), "is a link"),
     "device": (dict(name="train/cat/x.png", kind=tarfile.CHRTYPE), "is a link or a device"),
-    "bomb": (dict(name="train/cat/x.png", content=png_bytes()[:16] + b"\0\0\xea\x60" * 2 + png_bytes()[24:]), "cannot be decoded"),
+    "bomb": (
+        dict(name="train/cat/x.png", content=png_bytes()[:16] + b"\0\0\xea\x60" * 2 + png_bytes()[24:]),
+        "cannot be decoded",
+    ),
     "half a header": (dict(name="train/cat/x.png", content=png_bytes()[:20]), "cannot be decoded"),
     "huge": (dict(name="train/cat/x.png", content=bytes(2 << 20)), "2,097,152 bytes"),
     "misplaced": (dict(name="cat.png"), "not of the form"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from worker import RECIPE, measure
 
-from resnet56.checkpoint import load_checkpoint
+from resnet56.records.checkpoint import load_checkpoint
 
 WORKER = Path(__file__).with_name("worker.py")
 TRAIN = ["--arch", "resnet8", "--iterations", "12", "--batch-size", "20", "--validation", "20", "--device", "cpu"]
@@ -20,7 +20,9 @@ NAME = "resnet8-shapes10-12-steps-seed-0"
 
 def torchrun(*arguments, processes: int = 2) -> subprocess.Popen:
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, WORKER, *arguments]
-    return subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,5 +85,5 @@ def test_a_signal_stops_all_processes_at_the_same_step(tmp_path):
     run.send_signal(signal.SIGTERM)
     assert run.wait(60) != 0
     assert "Saved at step" in run.stderr.read()
-    checkpoint, = (tmp_path / "checkpoints").iterdir()
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
     assert load_checkpoint(checkpoint)["trainer"]["step"] > 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from resnet56 import FAST, Engine, GradientRecorder, Recipe, Trainer, build_model, evaluate, fit, fit_together
-from resnet56.engine import has_hooks
+from resnet56.fast.engine import has_hooks
 
 RECIPE = Recipe(iterations=20, batch_size=50, lr=0.01, seed=3)
 FAST_RECIPE = dataclasses.replace(FAST, epochs=None, iterations=20, batch_size=50, lr=0.01, seed=3)

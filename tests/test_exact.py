@@ -12,8 +12,8 @@ import pytest
 import torch
 from killable import start
 
-from resnet56 import Engine, InputError, Recipe, build_model, fit
-from resnet56.checkpoint import Checkpoint, load_checkpoint
+from resnet56 import Engine, InputError, Recipe, build_model, fit_together
+from resnet56.records.checkpoint import Checkpoint, load_checkpoint
 
 KILLABLE = Path(__file__).with_name("killable.py")
 KILLS = 20
@@ -70,6 +70,6 @@ def test_a_full_disk_is_reported_and_the_last_good_checkpoint_stays(split, small
     checkpoint.save(trainer)
     fill()
     with pytest.raises(InputError, match="cannot write .*run.pt: (No space left on device|File too large)"):
-        fit(trainer, checkpoint=checkpoint, progress=False)
+        fit_together({"run": trainer}, checkpoints={"run": checkpoint}, progress=False)
     assert load_checkpoint(checkpoint.path)["trainer"]["step"] == 1
     assert {path.name for path in folder.iterdir()} <= {"run.pt", "ballast"}  # and nothing half-written

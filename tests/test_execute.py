@@ -76,10 +76,10 @@ def test_out_leaves_the_original_alone(execute, tmp_path):
     assert nbformat.read(tmp_path / "new" / "folder" / "a.ipynb", as_version=4).cells[0].outputs[0].text == "1\n"
 
 
-@pytest.mark.parametrize("source, message", [
-    ("assert 1 == 2, 'no'\nprint(3)", "AssertionError: no"),
-    ("import os\nos._exit(1)", "the kernel died"),
-])
+@pytest.mark.parametrize(
+    "source, message",
+    [("assert 1 == 2, 'no'\nprint(3)", "AssertionError: no"), ("import os\nos._exit(1)", "the kernel died")],
+)
 def test_a_failing_cell_is_named_in_one_line_and_the_file_is_left_alone(execute, tmp_path, source, message):
     path = tmp_path / "a.ipynb"
     before = write(path, "x = 1", f"\n{source}")

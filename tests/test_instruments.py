@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from resnet56 import InputError, build_model, evaluate, pixel_mean
 from resnet56.data import normalise
-from resnet56.hooks import output_gradient_norms
+from resnet56.gradients import output_gradient_norms
 from resnet56.instruments.initialisation import GROWTH, branch_variances, gradient_growth
 from resnet56.instruments.lesions import lesion_each, lesion_random, without_blocks
 from resnet56.instruments.modes import calibrate
@@ -27,7 +27,7 @@ from resnet56.instruments.shattering import (
     mean_correlation,
     white_noise,
 )
-from resnet56.model import basic_blocks
+from resnet56.layers import basic_blocks
 
 both = pytest.mark.parametrize("family", ["plain", "resnet"])
 
@@ -188,8 +188,9 @@ class _Padded(nn.Module):
 def test_random_lesions_are_the_same_for_both_networks(split):
     mean = pixel_mean(split)
     tables = [
-        lesion_random(network(f"{family}14", normalise(split.pixels, mean)), split, mean, counts=(1, 3), repeats=2,
-                      progress=False)
+        lesion_random(
+            network(f"{family}14", normalise(split.pixels, mean)), split, mean, counts=(1, 3), repeats=2, progress=False
+        )
         for family in ("plain", "resnet")
     ]
     assert tables[0]["removed"].tolist() == tables[1]["removed"].tolist()
@@ -265,7 +266,7 @@ def test_in_a_wide_plain_network_the_gradient_grows_as_theory_says():
     torch.manual_seed(0)
     norms = output_gradient_norms(Wide(30, 400), torch.randn(400, 400), torch.arange(400) % 10)
     growth = (norms[0] / norms[24]).item() ** (1 / 24)
-    assert growth == pytest.approx(GROWTH, rel=0.02) and GROWTH == pytest.approx(1.2112, abs=1e-4)
+    assert growth == pytest.approx(GROWTH, rel=0.02) and pytest.approx(1.2112, abs=1e-4) == GROWTH
 
 
 def test_growth_is_that_between_the_ends_of_a_stage(batch):
@@ -275,7 +276,9 @@ def test_growth_is_that_between_the_ends_of_a_stage(batch):
     norms = output_gradient_norms(model, images, labels).tolist()
     table = gradient_growth(model, images, labels)
     assert table["stage"].tolist() == ["layer1", "layer2", "layer3"] and table["layers"].tolist() == [4, 4, 4]
-    assert table["growth"].tolist() == pytest.approx([(norms[first] / norms[first + 3]) ** (1 / 3) for first in (1, 5, 9)])
+    assert table["growth"].tolist() == pytest.approx(
+        [(norms[first] / norms[first + 3]) ** (1 / 3) for first in (1, 5, 9)]
+    )
 
 
 def test_branches_of_a_fresh_network_have_variance_one(batch, untouched):

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from resnet56.errors import InputError
-from resnet56.instruments.measurement import Measurement, digest, load_measurement, measure_each, save_measurement
+from resnet56.instruments.points import digest, measure_each
 from resnet56.progress import Interrupted
+from resnet56.records.measurement import Measurement, load_measurement, save_measurement
 
 ABOUT = {"arch": "resnet56", "images": 1000, "error by seed": {2: 6.5, 10: 7.25}}
 TABLE = pd.DataFrame(
@@ -41,7 +42,6 @@ def test_a_measurement_comes_back_as_it_was(saved):
 
 
 def test_a_measurement_is_found_by_its_name(saved, data_folder, monkeypatch):
-    monkeypatch.setattr("resnet56.instruments.measurement.data_dir", lambda: data_folder)
     save_measurement(data_folder / "runs" / "landscape", Measurement(ABOUT, TABLE))
     assert load_measurement("landscape").about["arch"] == "resnet56"
 
@@ -81,7 +81,6 @@ def test_something_else_is_refused(saved, content):
 
 
 def test_a_missing_measurement_is_named(data_folder, monkeypatch):
-    monkeypatch.setattr("resnet56.instruments.measurement.data_dir", lambda: data_folder)
     with pytest.raises(InputError, match="measurement nothing cannot be read"):
         load_measurement("nothing")
 
@@ -145,7 +144,7 @@ def test_an_interruption_at_the_last_point_loses_nothing(tmp_path):
 
 
 def test_results_are_saved_on_the_way(tmp_path, monkeypatch):
-    monkeypatch.setattr("resnet56.instruments.measurement.SAVE_EVERY", 0)
+    monkeypatch.setattr("resnet56.instruments.points.SAVE_EVERY", 0)
     partial = tmp_path / "partial.json"
     saved = []
 

@@ -133,7 +133,9 @@ def test_he_initialisation():
         assert layer.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.1), name
 
 
-@pytest.mark.parametrize(("arch", "words"), [("vgg16", "unknown architecture"), ("resnet57", "56 and 62"), ("plain2", "6n\\+2")])
+@pytest.mark.parametrize(
+    ("arch", "words"), [("vgg16", "unknown architecture"), ("resnet57", "56 and 62"), ("plain2", "6n\\+2")]
+)
 def test_wrong_names_and_depths_are_refused(arch, words):
     with pytest.raises(InputError, match=words):
         build_model(arch)

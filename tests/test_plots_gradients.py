@@ -92,7 +92,9 @@ def test_flow_by_epoch_reads_the_epochs_of_a_real_run(runs):
     *panels, bar = plot_gradient_flow_by_epoch(runs).axes
     for axis, run in zip(panels, runs, strict=True):
         epochs, start = data_lines(axis)  # 5 steps an epoch: step 5 begins the second, step 10 the third
-        np.testing.assert_allclose([line.get_ydata() for line in epochs], [norms(run, [5]), norms(run, [10])], rtol=1e-6)
+        np.testing.assert_allclose(
+            [line.get_ydata() for line in epochs], [norms(run, [5]), norms(run, [10])], rtol=1e-6
+        )
         np.testing.assert_allclose(start.get_ydata(), norms(run, [0]), rtol=1e-6)
     (mesh,) = [artist for artist in bar.collections if isinstance(artist, QuadMesh)]
     colours = mesh.to_rgba(np.array([1, 2, 3]))  # three epochs, of which the first has no record but step 0
@@ -198,15 +200,20 @@ def test_what_was_not_recorded_is_named(runs, plot):
         with pytest.raises(InputError, match="^the run of resnet8 has no recorded gradients$"):
             plot([plain, dataclasses.replace(residual, gradients=gradients)])
     with pytest.raises(InputError, match="resnet8 has not recorded 'gradient_rms': it has weight_norm, gradient_norm"):
-        plot([plain, dataclasses.replace(residual, gradients=residual.gradients.drop(columns="gradient_rms"))],
-             "gradient_rms")
+        plot(
+            [plain, dataclasses.replace(residual, gradients=residual.gradients.drop(columns="gradient_rms"))],
+            "gradient_rms",
+        )
     for quantity in ("output_gradient_norm", "stage", "colour"):  # without a probe batch, the first is not a number
         with pytest.raises(InputError, match=f"plain8 has not recorded '{quantity}'"):
             plot(runs, quantity)
 
 
 def test_nets_of_different_depths_share_no_axis(runs):
-    deeper = dataclasses.replace(runs[1], gradients=runs[1].gradients.assign(depth=lambda table: table["depth"] + 6),
-                                 about={**runs[1].about, "arch": "resnet14"})
+    deeper = dataclasses.replace(
+        runs[1],
+        gradients=runs[1].gradients.assign(depth=lambda table: table["depth"] + 6),
+        about={**runs[1].about, "arch": "resnet14"},
+    )
     with pytest.raises(InputError, match="plain8 and resnet14 differ in depth"):
         plot_gradient_heatmaps([runs[0], deeper])

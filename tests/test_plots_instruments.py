@@ -16,11 +16,19 @@ from resnet56.plots import (
     plot_training_curves,
 )
 from resnet56.plots.style import PLAIN, RESIDUAL
-from resnet56.published import beside_published, published
-from resnet56.runs import Run
+from resnet56.records.published import beside_published, published
+from resnet56.records.runs import Run
 
-LAYERS = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "layer2.0.conv2", "layer3.0.conv1",
-          "layer3.0.conv2", "fc"]
+LAYERS = [
+    "conv1",
+    "layer1.0.conv1",
+    "layer1.0.conv2",
+    "layer2.0.conv1",
+    "layer2.0.conv2",
+    "layer3.0.conv1",
+    "layer3.0.conv2",
+    "fc",
+]
 BLOCKS = ["layer1.0", "layer2.0", "layer3.0"]
 
 
@@ -80,24 +88,44 @@ def test_correlations_share_one_scale():
 
 
 def test_training_curves_and_the_depth_sweep():
-    about = {"data": {"title": "noise"}, "steps": 20, "final": {"test_error": 33.0}, "hardware": {"name": "CPU"},
-             "recipe": {"batch_size": 2, "seed": 0, "precision": "fp32"}}
+    about = {
+        "data": {"title": "noise"},
+        "steps": 20,
+        "final": {"test_error": 33.0},
+        "hardware": {"name": "CPU"},
+        "recipe": {"batch_size": 2, "seed": 0, "precision": "fp32"},
+    }
     history = pd.DataFrame({"step": [10, 20], "train_error": [60.0, 40], "validation_error": [np.nan, 50]})
     runs = [Run({**about, "arch": arch}, history) for arch in ("plain8", "resnet8", "resnet14")]
     left, right = plot_training_curves(runs).axes
     assert line(left, "plain-8") == [50] and line(right, "ResNet-14") == [50]
     assert [33.0] in [entry.get_ydata().tolist() for entry in left.get_lines()]
 
-    summary = pd.DataFrame({"family": ["plain", "plain", "resnet"], "depth": [20, 8, 8], "train_error": [3.0, 2, 1],
-                            "test_error": [6.0, 5, 4], "train_error_std": np.nan, "test_error_std": [1.0, np.nan, 2]})
+    summary = pd.DataFrame(
+        {
+            "family": ["plain", "plain", "resnet"],
+            "depth": [20, 8, 8],
+            "train_error": [3.0, 2, 1],
+            "test_error": [6.0, 5, 4],
+            "train_error_std": np.nan,
+            "test_error_std": [1.0, np.nan, 2],
+        }
+    )
     axis = plot_depth_sweep(summary, "noise").axes[0]
     lines = {tuple(bars.lines[0].get_ydata()): bars.lines[0].get_color() for bars in axis.containers}
     assert lines == {(2, 3): PLAIN, (5, 6): PLAIN, (1,): RESIDUAL, (4,): RESIDUAL}
 
 
 def test_published_figures_beside_measured_ones():
-    summary = pd.DataFrame({"family": ["resnet", "resnet"], "depth": [56, 8], "seeds": [2, 1],
-                            "test_error": [7.0, 12.345], "test_error_std": [0.25, np.nan]})
+    summary = pd.DataFrame(
+        {
+            "family": ["resnet", "resnet"],
+            "depth": [56, 8],
+            "seeds": [2, 1],
+            "test_error": [7.0, 12.345],
+            "test_error_std": [0.25, np.nan],
+        }
+    )
     table = beside_published(summary).set_index("depth")
     assert table["measured"].tolist() == ["7.00 ± 0.25", "12.35"]
     assert table.loc[56, "He et al. 2015, Table 6"] == "6.97" and table.loc[8, "He et al. 2015, Table 6"] == ""

@@ -8,9 +8,9 @@ from matplotlib.colors import to_hex
 
 from resnet56 import Recipe, cli
 from resnet56.plots import colour, plot_degradation, plot_results
-from resnet56.published import published
-from resnet56.runs import Run, load
-from resnet56.suites import SUITES, Suite
+from resnet56.records.published import published
+from resnet56.records.runs import Run, runs_table
+from resnet56.records.suites import SUITES, Suite
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +23,12 @@ def made_up(arch, train_error, validation_error, test_error):
     steps = np.arange(10, 10 * len(train_error) + 1, 10)
     history = pd.DataFrame({"step": steps, "train_error": train_error, "validation_error": validation_error})
     about = {
-        "arch": arch, "steps": int(steps[-1]), "final": {"test_error": test_error}, "hardware": {"name": "an abacus"},
-        "data": {"title": "noise"}, "recipe": {"batch_size": 20, "seed": 0, "precision": "fp32"},
+        "arch": arch,
+        "steps": int(steps[-1]),
+        "final": {"test_error": test_error},
+        "hardware": {"name": "an abacus"},
+        "data": {"title": "noise"},
+        "recipe": {"batch_size": 20, "seed": 0, "precision": "fp32"},
     }
     return Run(about, history)
 
@@ -52,10 +56,17 @@ def test_the_degradation_picture_shows_both_errors_and_names_each_line():
 
 
 def test_results_are_drawn_beside_what_was_published():
-    summary = pd.DataFrame({
-        "family": ["plain", "plain", "resnet", "resnet"], "depth": [20, 56, 20, 56], "seeds": 2,
-        "train_error": 0.0, "train_error_std": 0.0, "test_error": [28.0, 56, 24, 23], "test_error_std": [1.0, 2, np.nan, 1],
-    })
+    summary = pd.DataFrame(
+        {
+            "family": ["plain", "plain", "resnet", "resnet"],
+            "depth": [20, 56, 20, 56],
+            "seeds": 2,
+            "train_error": 0.0,
+            "train_error_std": 0.0,
+            "test_error": [28.0, 56, 24, 23],
+            "test_error_std": [1.0, 2, np.nan, 1],
+        }
+    )
     figure = plot_results(summary, "noise")
     for axis, family in zip(figure.axes, ("plain", "resnet"), strict=True):
         measured, *others = axis.containers
@@ -76,4 +87,4 @@ def test_reproduce_draws_the_picture_of_its_suite(data_set, tmp_path, monkeypatc
     folder = tmp_path / "runs" / f"laptop-{data_set.name}"
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert str(folder / "figure.png") in capsys.readouterr().out
-    assert list(load(folder)["arch"]) == list(archs)
+    assert list(runs_table(folder)["arch"]) == list(archs)

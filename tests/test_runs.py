@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from resnet56 import InputError, Recipe, compare, find_runs, load_comparison, load_run
-from resnet56.files import new_folder, unused, write_file
 from resnet56.plots import plot_comparison, plot_gradient_heatmaps
-from resnet56.runs import Run, load, save_run
+from resnet56.records.files import new_folder, unused, write_file
+from resnet56.records.runs import Run, runs_table, save_run
 
 RECIPE = Recipe(iterations=12, batch_size=20, lr=0.05)
 
@@ -49,9 +49,11 @@ def test_a_run_is_loaded_as_it_was_saved(comparison, tmp_path):
 
 
 def test_the_training_error_of_a_loaded_run_is_that_of_its_last_fifty_steps(comparison, tmp_path):
-    history = pd.DataFrame({"step": range(10, 81, 10), "train_loss": 1.0, "train_error": [90, 80, 70, 60, 50, 40, 30, 20]})
+    history = pd.DataFrame(
+        {"step": range(10, 81, 10), "train_loss": 1.0, "train_error": [90, 80, 70, 60, 50, 40, 30, 20]}
+    )
     save_run(tmp_path / "plain8-seed-0", Run(comparison.plain.about, history))
-    assert load(tmp_path)["train_error"].tolist() == [(60 + 50 + 40 + 30 + 20) / 5]
+    assert runs_table(tmp_path)["train_error"].tolist() == [(60 + 50 + 40 + 30 + 20) / 5]
 
 
 def test_a_comparison_is_loaded_by_name(comparison, data_folder):
@@ -73,7 +75,9 @@ def test_damage_is_named(comparison, tmp_path, name, damage):
     if damage == "missing":
         path.unlink()
     else:
-        path.write_bytes(content[: len(content) // 2] + (b"" if damage == "cut" else b"}" + content[len(content) // 2 :]))
+        path.write_bytes(
+            content[: len(content) // 2] + (b"" if damage == "cut" else b"}" + content[len(content) // 2 :])
+        )
     with pytest.raises(InputError, match="recorded run run"):
         load_run(tmp_path / "run")
 

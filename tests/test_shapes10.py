@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from resnet56.shapes10 import CLASSES, draw
+from resnet56.datasets.shapes10 import CLASSES, draw
 
 SHA256 = {  # of the bytes of the pixels, then of the labels (little-endian int64)
     "train": "74f69081fd66086ee58e3fd6af6dedc51d769581f62042e1027dd698aa79cf61",

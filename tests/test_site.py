@@ -127,11 +127,22 @@ def test_addresses_of_repositories(end):
     assert build.read_address(f"https://github.com/someone/fifty-six{end}") == "https://github.com/someone/fifty-six"
 
 
-@pytest.mark.parametrize("text", [
-    "", "github.com/a/b", "git@github.com:a/b.git", "http://github.com/a/b", "https://localhost/a/b",
-    "https://github.com/a", "https://github.com//b", "https://github.com/a/b/c",
-    "https://github.com/a/b\n", "https://github.com/a/b c", 'https://github.com/a/b"',
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "github.com/a/b",
+        "git@github.com:a/b.git",
+        "http://github.com/a/b",
+        "https://localhost/a/b",
+        "https://github.com/a",
+        "https://github.com//b",
+        "https://github.com/a/b/c",
+        "https://github.com/a/b\n",
+        "https://github.com/a/b c",
+        'https://github.com/a/b"',
+    ],
+)
 def test_what_is_no_address_is_refused(text):
     with pytest.raises(InputError, match="https://github.com/OWNER/NAME"):
         build.read_address(text)
@@ -142,11 +153,14 @@ def test_a_bad_address_gives_one_line_and_status_2():
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "REPOSITORY=nonsense" in done.stderr
 
 
-@pytest.mark.parametrize("address, providers", [
-    ("https://github.com/a/b", {"binderhub_url", "colab_url"}),
-    ("https://gitlab.com/a/b", {"binderhub_url"}),
-    ("https://git.example.org/a/b", set()),
-])
+@pytest.mark.parametrize(
+    "address, providers",
+    [
+        ("https://github.com/a/b", {"binderhub_url", "colab_url"}),
+        ("https://gitlab.com/a/b", {"binderhub_url"}),
+        ("https://git.example.org/a/b", set()),
+    ],
+)
 def test_only_what_can_open_a_repository_gets_a_button(address, providers):
     before = yaml.safe_load((ROOT / "_config.yml").read_text())
     after = build.with_repository(before, address)

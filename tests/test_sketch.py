@@ -6,7 +6,7 @@ import torch
 from matplotlib.colors import rgb_to_hsv, to_rgb
 
 from resnet56 import build_model
-from resnet56.model import count_parameters
+from resnet56.layers import count_parameters
 from resnet56.plots import describe_layers, plot_architecture
 
 

@@ -11,8 +11,8 @@ import torch
 
 from resnet56 import InputError, Recipe, cli, evaluate, find_runs, load_pretrained, load_run
 from resnet56.progress import OutOfTime
-from resnet56.runs import load, reference_logits, summarise
-from resnet56.suites import SUITES, Suite, plan, reproduce
+from resnet56.records.runs import reference_logits, runs_table, summarise
+from resnet56.records.suites import SUITES, Suite, plan, reproduce
 
 RECORDS = Path(__file__).parent.parent / "data" / "runs"
 RUNS = (("plain8", 0), ("resnet8", 0), ("resnet8", 1))
@@ -46,7 +46,9 @@ def test_a_suite_interrupted_again_and_again_ends_as_one_that_was_not(data_set, 
     assert lines[0] == "Suite tiny on noise: 0 of 3 runs are recorded."
     for _ in range(20):
         try:
-            pieces, lines = run(data_set, tmp_path / "pieces", at_once=at_once, time_limit=0)  # an epoch a time, four steps
+            pieces, lines = run(
+                data_set, tmp_path / "pieces", at_once=at_once, time_limit=0
+            )  # an epoch a time, four steps
             break
         except OutOfTime:
             assert list(tmp_path.glob("pieces/checkpoints/*/*.pt"))
@@ -64,7 +66,7 @@ def test_a_suite_interrupted_again_and_again_ends_as_one_that_was_not(data_set, 
 def test_what_is_recorded_is_not_trained_again(data_set, tmp_path, monkeypatch):
     records, _ = run(data_set, tmp_path)
     before = [path.stat().st_mtime_ns for path in records]
-    monkeypatch.setattr("resnet56.suites.Engine", None)  # training would fail
+    monkeypatch.setattr("resnet56.records.suites.Engine", None)  # training would fail
     again, lines = run(data_set, tmp_path)
     assert again == records and before == [path.stat().st_mtime_ns for path in again]
     assert lines == ["Suite tiny on noise: 3 of 3 runs are recorded."]
@@ -81,7 +83,7 @@ def test_records_of_another_recipe_and_damaged_ones_are_refused_by_name(data_set
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(InputError, match="resnet8-seed-0: weights.safetensors is damaged"):
-        load(tmp_path / "runs")
+        runs_table(tmp_path / "runs")
     with pytest.raises(InputError, match="unknown suite 'papers': use paper, fast, laptop, ingredients"):
         plan("papers", data_set)
 
@@ -99,7 +101,7 @@ def test_a_trained_network_is_loaded_in_one_line(data_set, data_folder):
 
 def test_all_runs_in_a_table_and_their_spread_over_seeds(data_set, tmp_path):
     records, _ = run(data_set, tmp_path)
-    table = load(tmp_path / "runs")
+    table = runs_table(tmp_path / "runs")
     assert sorted(table.index) == sorted(f"tiny-noise/{path.name}" for path in records)
     errors = [json.loads((path / "run.json").read_text())["final"]["test_error"] for path in records]
     row = summarise(table).set_index("family").loc["resnet"]
@@ -122,7 +124,9 @@ def test_of_trials_of_recipes_nothing_is_kept_but_the_history(data_set, tmp_path
     for line, name, steps in ((first, "short", 3), (second, "long", 6)):
         run = load_run(folder / name)
         error = run.history["validation_error"].iloc[-1]
-        assert run.about["steps"] == steps and line.split()[:2] == [name, "resnet8"] and float(line.split()[-1]) == error
+        assert (
+            run.about["steps"] == steps and line.split()[:2] == [name, "resnet8"] and float(line.split()[-1]) == error
+        )
     assert last == f"Records: {folder}"
     for command in (["measure", "trials"], ["measure", "ingredients"]):
         with pytest.raises(SystemExit) as stop:
@@ -151,7 +155,7 @@ class _Named:
 
 def test_every_committed_record_loads_and_the_whole_is_small():
     assert find_runs(RECORDS)
-    load(RECORDS)
+    runs_table(RECORDS)
     assert sum(path.stat().st_size for path in RECORDS.rglob("*") if path.is_file()) < 40 * 2**20
 
 
@@ -180,10 +184,17 @@ def test_committed_records_are_those_of_their_suite(suite, count):
 def test_the_ingredients_are_recorded_and_not_trained_again(data_set, tmp_path, monkeypatch):
     folder = "ingredients-cifar10-jpeg"
     shutil.copytree(RECORDS / folder, tmp_path / "runs" / folder)
-    monkeypatch.setattr("resnet56.suites.Engine", None)  # training would fail
+    monkeypatch.setattr("resnet56.records.suites.Engine", None)  # training would fail
     data, lines = dataclasses.replace(data_set, name="cifar10-jpeg"), []
     records = reproduce("ingredients", data=data, device="cpu", out=tmp_path, progress=False, say=lines.append)
     assert lines == ["Suite ingredients on noise: 8 of 8 runs are recorded."]
     assert [path.name for path in records] == [
-        "paper", "one-cycle", "nesterov", "decay-all", "decay", "smoothing", "large-batch-0.8", "large-batch-1.6",
+        "paper",
+        "one-cycle",
+        "nesterov",
+        "decay-all",
+        "decay",
+        "smoothing",
+        "large-batch-0.8",
+        "large-batch-1.6",
     ]

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from resnet56 import PAPER, InputError, Recipe, Trainer, build_model, evaluate, fit, weighted_layers
 from resnet56.data import normalise, pixel_mean
-from resnet56.checkpoint import Checkpoint, load_checkpoint, load_model, resume
 from resnet56.devices import pick_device
+from resnet56.fast import fit_together
 from resnet56.progress import Interrupted
+from resnet56.records.checkpoint import Checkpoint, load_checkpoint, load_model, resume
 from resnet56.train import NonFiniteLoss, parameter_groups
 
 RECIPE = Recipe(iterations=12, batch_size=20, lr=0.05, seed=4)
@@ -52,7 +53,7 @@ def test_one_cycle_goes_straight_up_to_the_peak_and_down_to_zero():
 
 def test_decay_spares_normalisation_and_biases_if_asked_to():
     model = build_model("resnet8")
-    everything, = parameter_groups(model, Recipe(epochs=1))
+    (everything,) = parameter_groups(model, Recipe(epochs=1))
     assert len(everything["params"]) == len(list(model.parameters()))
     decayed, spared = parameter_groups(model, Recipe(epochs=1, decay_all=False))
     assert len(decayed["params"]) == len(weighted_layers(model)) and decayed["weight_decay"] == 1e-4
@@ -200,7 +201,7 @@ def test_a_resumed_run_ends_with_the_same_bits(split, tmp_path, stop):
 
 def test_a_checkpoint_holds_the_model_and_runs_no_code(split, tmp_path):
     trainer = new_trainer(split)
-    fit(trainer, checkpoint=new_checkpoint(tmp_path / "run.pt"), progress=False)
+    fit_together({"run": trainer}, checkpoints={"run": new_checkpoint(tmp_path / "run.pt")}, progress=False)
     model = load_model(load_checkpoint(tmp_path / "run.pt"))
     assert same_weights(model, trainer.model) and not model.training
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["run.pt"]
@@ -257,7 +258,7 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(split, tmp_
     with torch.no_grad():
         trainer.model.fc.weight.fill_(float("inf"))
     with pytest.raises(NonFiniteLoss, match="no longer finite"):
-        fit(trainer, checkpoint=checkpoint, progress=False)
+        fit_together({"run": trainer}, checkpoints={"run": checkpoint}, progress=False)
     assert checkpoint.path.read_bytes() == before
 
 
@@ -274,6 +275,6 @@ def test_signals_finish_the_step_and_save(split, tmp_path, signum):
     trainer.take_step = take_step_and_signal
     before = signal.getsignal(signum)
     with pytest.raises(Interrupted) as caught:
-        fit(trainer, checkpoint=new_checkpoint(tmp_path / "run.pt"), progress=False)
+        fit_together({"run": trainer}, checkpoints={"run": new_checkpoint(tmp_path / "run.pt")}, progress=False)
     assert caught.value.signum == signum and signal.getsignal(signum) == before
     assert load_checkpoint(tmp_path / "run.pt")["trainer"]["step"] == 3

@@ -8,7 +8,7 @@ from conftest import random_split
 
 from resnet56 import Engine, Recipe, build_model, cli, evaluate
 from resnet56.data import DataSet
-from resnet56.distributed import process_group, rank, world_size
+from resnet56.fast.distributed import process_group, rank, world_size
 
 RECIPE = Recipe(iterations=6, batch_size=21, lr=0.05, seed=1)  # 21 images: unequal shares for two processes
 
@@ -38,7 +38,9 @@ def measure() -> dict:
 def main(out: Path, arguments: list[str]) -> int:
     torch.set_num_threads(1)
     if arguments:
-        noise = DataSet("shapes10", "shapes10", tuple("abcdefghij"), random_split(100), random_split(51, seed=1), "0" * 64)
+        noise = DataSet(
+            "shapes10", "shapes10", tuple("abcdefghij"), random_split(100), random_split(51, seed=1), "0" * 64
+        )
         cli.load_data = lambda name: noise
         return cli.main(["train", "--out", str(out), *arguments])
     with process_group(torch.device("cpu")):

@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..hooks import output_gradient_norms, stage_of
-from ..model import STAGES, basic_blocks, weighted_layers
+from ..gradients import output_gradient_norms
+from ..layers import STAGES, basic_blocks, stage_of, weighted_layers
 
 #: Growth of the gradient per layer towards the input in wide, plain networks with batch normalisation and ReLU (Yang et
 #: al. 2019, section 4).

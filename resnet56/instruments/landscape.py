@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from ..data import Split, normalise
 from ..errors import InputError
 from ..train import autocast, evaluate
-from .measurement import digest, measure_each
+from .points import digest, measure_each
 
 BATCH_SIZE = 500  # images at a time, where several points are evaluated together
 
@@ -87,7 +87,7 @@ def loss_line(
             fill. The memory needed grows with it.
         progress: show a progress bar.
         partial: file from which an interrupted measurement goes on, see
-            :func:`resnet56.instruments.measurement.measure_each`.
+            :func:`resnet56.records.measurement.measure_each`.
 
     Returns:
         A row per point, with ``x``, ``loss`` (mean cross-entropy, nats), ``error`` (percent). Nothing is clamped: where the

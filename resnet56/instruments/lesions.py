@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from ..data import Split
 from ..errors import InputError
-from ..model import BasicBlock, OptionA, basic_blocks
+from ..layers import basic_blocks
+from ..model import BasicBlock, OptionA
 from ..train import evaluate
-from .measurement import digest, measure_each
+from .points import digest, measure_each
 
 
 def bypass(block: BasicBlock) -> nn.Module:
@@ -62,7 +63,7 @@ def lesion_each(
         mean: the mean image of the training images, ``(3, 32, 32)``.
         progress: show a progress bar.
         partial: file from which an interrupted study goes on, see
-            :func:`resnet56.instruments.measurement.measure_each`.
+            :func:`resnet56.records.measurement.measure_each`.
 
     Returns:
         A row for the whole network and one per block, with ``removed`` (name, empty for the whole network), ``count``

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..model import basic_blocks
+from ..layers import basic_blocks
 from .modes import evaluation_mode
 
 

@@ -4,8 +4,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..hooks import stage_of
-from ..model import response_layers
+from ..layers import response_layers, stage_of
 from .modes import evaluation_mode
 
 

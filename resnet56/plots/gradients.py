@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..errors import InputError
-from ..hooks import stage_of
-from ..model import STAGES
-from ..runs import Run
+from ..layers import STAGES, stage_of
+from ..records.runs import Run
 from .style import caption, colour, display_name, mark_stages, styled
 
 #: What the axes call the columns of a run's gradients. The loss is in nats; weights have no unit.
@@ -33,7 +32,7 @@ def plot_gradient_flow(tables: dict[str, pd.DataFrame], conditions: str) -> Figu
     """Draw the gradient norm of each layer against its place in the network, a line per network.
 
     Args:
-        tables: from architecture to what :meth:`resnet56.hooks.GradientRecorder.table` gave; norms are
+        tables: from architecture to what :meth:`resnet56.gradients.GradientRecorder.table` gave; norms are
             averaged over the recorded steps (geometric mean).
         conditions: what was measured on what, in a line, written above.
     """
@@ -41,8 +40,14 @@ def plot_gradient_flow(tables: dict[str, pd.DataFrame], conditions: str) -> Figu
     deepest = max(table["depth"].max() for table in tables.values())
     for arch, table in tables.items():
         norms = _geometric_mean(table.set_index("depth")["gradient_norm"], "depth")
-        axis.plot(norms.index, norms, color=colour(arch), linewidth=1.6, label=display_name(arch),
-                  linestyle="-" if len(norms) == deepest else "--")
+        axis.plot(
+            norms.index,
+            norms,
+            color=colour(arch),
+            linewidth=1.6,
+            label=display_name(arch),
+            linestyle="-" if len(norms) == deepest else "--",
+        )
     axis.set(xlabel="layer, from input to output", ylabel=QUANTITIES["gradient_norm"], yscale="log")
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(tables), borderaxespad=0.1)
     caption(figure, conditions)
@@ -58,7 +63,7 @@ def plot_gradient_flow_by_epoch(runs: list[Run], quantity: str = "gradient_norm"
 
     Args:
         runs: runs with recorded gradients.
-        quantity: a column of the runs' ``gradients``, see :class:`resnet56.runs.Run`.
+        quantity: a column of the runs' ``gradients``, see :class:`resnet56.records.runs.Run`.
 
     Raises:
         InputError: if a run has not recorded the quantity.
@@ -80,8 +85,15 @@ def plot_gradient_flow_by_epoch(runs: list[Run], quantity: str = "gradient_norm"
         for part, means in _geometric_mean(trained, parts).iterrows():
             axis.plot(depths, means, color=colours(norm(part)), linewidth=1.4 if count <= 12 else 0.8)
         if 0 in values.index:
-            axis.plot(depths, values.loc[0], color="black", linewidth=1.4, linestyle=(0, (4, 1.5)), zorder=3,
-                      label="step 0: initial weights")
+            axis.plot(
+                depths,
+                values.loc[0],
+                color="black",
+                linewidth=1.4,
+                linestyle=(0, (4, 1.5)),
+                zorder=3,
+                label="step 0: initial weights",
+            )
         mark_stages(axis, layers, vertical=True)
         _name_stages(axis, layers)
         axis.grid(axis="x", visible=False)
@@ -90,8 +102,9 @@ def plot_gradient_flow_by_epoch(runs: list[Run], quantity: str = "gradient_norm"
     axes[0, 0].set_ylabel(QUANTITIES.get(quantity, quantity))
     if axes[0, -1].get_legend_handles_labels()[0]:
         axes[0, -1].legend(loc="lower right", bbox_to_anchor=(1, 1.05), borderaxespad=0, fontsize=9)
-    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.015, fraction=0.03,
-                          ticks=MaxNLocator(8, integer=True))
+    bar = figure.colorbar(
+        ScalarMappable(norm, colours), ax=axes, pad=0.015, fraction=0.03, ticks=MaxNLocator(8, integer=True)
+    )
     lengths = " and ".join(dict.fromkeys(f"{length:.2g}" for length in epochs))
     bar.set_label("epoch" if by_epoch else f"fifth of the run, which lasts {lengths} epochs")
     caption(figure, runs[0].label())
@@ -107,7 +120,7 @@ def plot_gradient_heatmaps(runs: list[Run], quantity: str = "gradient_norm") -> 
 
     Args:
         runs: runs with recorded gradients, of nets of one depth.
-        quantity: a column of the runs' ``gradients``, see :class:`resnet56.runs.Run`.
+        quantity: a column of the runs' ``gradients``, see :class:`resnet56.records.runs.Run`.
 
     Raises:
         InputError: if a run has not recorded the quantity, or the nets have different depths.
@@ -164,8 +177,16 @@ def _name_stages(axis: Axes, layers: pd.Index) -> None:
     stages = np.array([stage_of(layer) for layer in layers])
     for stage in STAGES:
         middle = np.flatnonzero(stages == stage).mean() + 1
-        axis.annotate(stage, (middle, 1), (0, 3), ("data", "axes fraction"), "offset points", ha="center",
-                      fontsize=8, color="#666666")
+        axis.annotate(
+            stage,
+            (middle, 1),
+            (0, 3),
+            ("data", "axes fraction"),
+            "offset points",
+            ha="center",
+            fontsize=8,
+            color="#666666",
+        )
 
 
 def _geometric_mean(values: pd.DataFrame | pd.Series, groups: str | pd.Index) -> pd.DataFrame | pd.Series:

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..hooks import stage_of
 from ..instruments.initialisation import GROWTH
-from ..model import STAGES, parse_arch
+from ..layers import STAGES, stage_of
+from ..model import parse_arch
 from .style import caption, colour, display_name, mark_stages, shade, styled
 
 CHANCE = 90  # percent: the error of guessing among ten classes
@@ -67,15 +67,25 @@ def plot_shattering(curves: dict[str, np.ndarray], conditions: str) -> Figure:
     for axis, family, words in zip(axes, ("plain", "resnet"), ("Plain", "Residual"), strict=True):
         members = sorted((name for name in archs if name.startswith(family)), key=lambda name: parse_arch(name)[1])
         for index, arch in enumerate(members):
-            axis.plot(np.asarray(curves[arch]), color=shade(arch, index, len(members)), linewidth=1.7, marker="o",
-                      markersize=3, label=display_name(arch))
+            axis.plot(
+                np.asarray(curves[arch]),
+                color=shade(arch, index, len(members)),
+                linewidth=1.7,
+                marker="o",
+                markersize=3,
+                label=display_name(arch),
+            )
         for name, (label, style) in references.items():
             if name in curves:
                 axis.plot(np.asarray(curves[name]), color="#777777", linewidth=1.2, linestyle=style, label=label)
         axis.set(xlabel="lag, in points of the line", title=words)
         axis.legend(fontsize=8, loc="upper right", ncols=2)
-    axes[0].set(ylabel="autocorrelation of the input gradient", xlim=(0, None), ylim=(-0.06, 1.42),
-                yticks=[0, 0.25, 0.5, 0.75, 1])
+    axes[0].set(
+        ylabel="autocorrelation of the input gradient",
+        xlim=(0, None),
+        ylim=(-0.06, 1.42),
+        yticks=[0, 0.25, 0.5, 0.75, 1],
+    )
     caption(figure, conditions)
     return figure
 
@@ -88,8 +98,9 @@ def plot_correlations(matrices: dict[str, np.ndarray], conditions: str) -> Figur
         matrices: from a name to ``(N, N)`` cosines, see :func:`resnet56.instruments.shattering.correlations`.
         conditions: what was measured on what, in a line, written above.
     """
-    figure, axes = plt.subplots(1, len(matrices), figsize=(8.4, 8.4 / len(matrices) + 0.5), sharey=True, squeeze=False,
-                                layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(matrices), figsize=(8.4, 8.4 / len(matrices) + 0.5), sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
         image = axis.imshow(np.asarray(matrix), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
         axis.set_title(display_name(name), loc="center")
@@ -102,9 +113,7 @@ def plot_correlations(matrices: dict[str, np.ndarray], conditions: str) -> Figur
 
 
 @styled
-def plot_lesions(
-    each: dict[str, pd.DataFrame], several: dict[str, pd.DataFrame], conditions: str
-) -> Figure:
+def plot_lesions(each: dict[str, pd.DataFrame], several: dict[str, pd.DataFrame], conditions: str) -> Figure:
     """Draw the error with each block taken out, and with several taken out at random (Veit et al. 2016, Figures 3, 5a).
 
     Args:
@@ -116,12 +125,27 @@ def plot_lesions(
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.5), sharey=True, layout="constrained")
     for arch, table in each.items():
         blocks = table[table["count"] == 1]
-        left.plot(np.arange(1, len(blocks) + 1), blocks["error"], color=colour(arch), marker="o", markersize=3.5,
-                  linewidth=1, label=display_name(arch))
+        left.plot(
+            np.arange(1, len(blocks) + 1),
+            blocks["error"],
+            color=colour(arch),
+            marker="o",
+            markersize=3.5,
+            linewidth=1,
+            label=display_name(arch),
+        )
         whole = table.loc[table["count"] == 0, "error"].item()
         left.axhline(whole, color=colour(arch), linewidth=1, linestyle=(0, (5, 2)))
-        left.annotate("nothing removed", (len(blocks), whole), (0, -3), textcoords="offset points", va="top", ha="right",
-                      fontsize=8, color=colour(arch))
+        left.annotate(
+            "nothing removed",
+            (len(blocks), whole),
+            (0, -3),
+            textcoords="offset points",
+            va="top",
+            ha="right",
+            fontsize=8,
+            color=colour(arch),
+        )
     stages = [stage_of(name) for name in blocks["removed"]]
     for stage in STAGES[1:]:
         left.axvline(stages.index(stage) + 1, color="#999999", linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
@@ -131,8 +155,17 @@ def plot_lesions(
         right.fill_between(errors.mean().index, errors.min(), errors.max(), color=colour(arch), alpha=0.18, linewidth=0)
     for axis in (left, right):
         axis.axhline(CHANCE, color="#666666", linewidth=1, linestyle=":")
-    right.annotate("guessing", (1, CHANCE), (4, 0), ("axes fraction", "data"), "offset points", fontsize=8, va="center",
-                   color="#666666", annotation_clip=False)
+    right.annotate(
+        "guessing",
+        (1, CHANCE),
+        (4, 0),
+        ("axes fraction", "data"),
+        "offset points",
+        fontsize=8,
+        va="center",
+        color="#666666",
+        annotation_clip=False,
+    )
     left.set(xlabel="block removed, from input to output", ylabel="error (%)", ylim=(0, 100), title="One block removed")
     right.set(xlabel="number of blocks removed, at random", title="Several blocks removed")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -168,18 +201,30 @@ def plot_initial_gradients(norms: dict[str, np.ndarray], conditions: str) -> Fig
     """Draw the loss gradient at every layer's output, and the slope that theory gives for wide plain networks.
 
     Args:
-        norms: from architecture to what :func:`resnet56.hooks.output_gradient_norms` gave; the logits are left out.
+        norms: from architecture to what :func:`resnet56.gradients.output_gradient_norms` gave; the logits are left out.
         conditions: what was measured on what, in a line, written above.
     """
     figure, axis = plt.subplots(figsize=(7.5, 3.7), layout="constrained")
     for arch, values in norms.items():
         values = np.asarray(values)[:-1]
-        axis.plot(np.arange(1, len(values) + 1), values, color=colour(arch), linewidth=1.5,
-                  linestyle=dashes(arch, norms), label=display_name(arch))
+        axis.plot(
+            np.arange(1, len(values) + 1),
+            values,
+            color=colour(arch),
+            linewidth=1.5,
+            linestyle=dashes(arch, norms),
+            label=display_name(arch),
+        )
     deepest = max((np.asarray(values)[:-1] for values in norms.values()), key=lambda values: (len(values), values[0]))
     layers = np.arange(1, len(deepest) // 3)
-    axis.plot(layers, 2 * deepest[0] * GROWTH ** (1.0 - layers), color="black", linewidth=1, linestyle=(0, (1, 1.5)),
-              label="1.21 times a layer (Yang et al.)")
+    axis.plot(
+        layers,
+        2 * deepest[0] * GROWTH ** (1.0 - layers),
+        color="black",
+        linewidth=1,
+        linestyle=(0, (1, 1.5)),
+        label="1.21 times a layer (Yang et al.)",
+    )
     axis.set(xlabel="layer, from input to output", ylabel="L2 norm of the gradient at its output", yscale="log")
     axis.legend()
     caption(figure, conditions)
@@ -197,8 +242,15 @@ def plot_branch_variances(tables: dict[str, pd.DataFrame], conditions: str) -> F
     figure, axis = plt.subplots(figsize=(7.5, 3.7), layout="constrained")
     longest = max(len(table) for table in tables.values())
     for index, (arch, table) in enumerate(tables.items()):
-        axis.plot(table["block"], table["ratio"], color=shade(arch, index, len(tables)), marker="o", markersize=3.5,
-                  linewidth=1.3, label=display_name(arch))
+        axis.plot(
+            table["block"],
+            table["ratio"],
+            color=shade(arch, index, len(tables)),
+            marker="o",
+            markersize=3.5,
+            linewidth=1.3,
+            label=display_name(arch),
+        )
     blocks = np.arange(1, longest + 1)
     axis.plot(blocks, 1 / blocks, color="black", linewidth=1, linestyle=(0, (1, 1.5)), label="1 / block")
     axis.set(xlabel="block, from input to output", ylabel="variance of branch / shortcut", xscale="log", yscale="log")

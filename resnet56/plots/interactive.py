@@ -15,9 +15,9 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from ..errors import InputError
-from ..hooks import stage_of
-from ..model import STAGES, parse_arch
-from ..runs import Run
+from ..layers import STAGES, stage_of
+from ..model import parse_arch
+from ..records.runs import Run
 from .gradients import QUANTITIES, check_recorded
 from .style import display_name
 
@@ -55,7 +55,7 @@ def interactive_heatmaps(figure: str, runs: list[Run], quantity: str = "gradient
     Args:
         figure: name of the still figure.
         runs: runs with recorded gradients, of nets of one depth, recorded at the same steps.
-        quantity: a column of the runs' ``gradients``, see :class:`resnet56.runs.Run`.
+        quantity: a column of the runs' ``gradients``, see :class:`resnet56.records.runs.Run`.
 
     Raises:
         InputError: if a run has not recorded the quantity, or the runs differ in layers or steps.
@@ -69,20 +69,24 @@ def interactive_heatmaps(figure: str, runs: list[Run], quantity: str = "gradient
     values = np.concatenate([table.to_numpy().ravel() for table in tables])
     colours = plt.get_cmap("viridis")
     layers = list(first.columns)
-    return Interactive("heatmaps", figure, {
-        "conditions": runs[0].label(),
-        "quantity": QUANTITIES.get(quantity, quantity),
-        "steps": first.index.tolist(),
-        "layers": layers,
-        "places": [_place(layer, layers) for layer in layers],
-        "stages": _stages(layers),
-        "scale": _rounded(np.quantile(values[np.isfinite(values) & (values > 0)], [0.002, 0.998])),
-        "colours": [to_hex(colours(index)) for index in range(colours.N)],
-        "networks": [
-            {**_network(run.arch), "values": [_rounded(row) for row in table.to_numpy()]}
-            for run, table in zip(runs, tables, strict=True)
-        ],
-    })
+    return Interactive(
+        "heatmaps",
+        figure,
+        {
+            "conditions": runs[0].label(),
+            "quantity": QUANTITIES.get(quantity, quantity),
+            "steps": first.index.tolist(),
+            "layers": layers,
+            "places": [_place(layer, layers) for layer in layers],
+            "stages": _stages(layers),
+            "scale": _rounded(np.quantile(values[np.isfinite(values) & (values > 0)], [0.002, 0.998])),
+            "colours": [to_hex(colours(index)) for index in range(colours.N)],
+            "networks": [
+                {**_network(run.arch), "values": [_rounded(row) for row in table.to_numpy()]}
+                for run, table in zip(runs, tables, strict=True)
+            ],
+        },
+    )
 
 
 def interactive_curves(figure: str, runs: list[Run]) -> Interactive:
@@ -106,19 +110,21 @@ def interactive_curves(figure: str, runs: list[Run]) -> Interactive:
         smooth = run.history["train_error"].rolling(5, min_periods=1).mean()
         train = _thinned(run.history.assign(train_error=smooth))
         validated = _thinned(run.history.dropna(subset="validation_error"))
-        curves.append({
-            **_network(run.arch),
-            "steps": train["step"].tolist(),
-            "train": _rounded(train["train_error"]),
-            "validation": [validated["step"].tolist(), _rounded(validated["validation_error"])],
-            "test": _rounded([run.about["final"]["test_error"]])[0],
-        })
+        curves.append(
+            {
+                **_network(run.arch),
+                "steps": train["step"].tolist(),
+                "train": _rounded(train["train_error"]),
+                "validation": [validated["step"].tolist(), _rounded(validated["validation_error"])],
+                "test": _rounded([run.about["final"]["test_error"]])[0],
+            }
+        )
     last = runs[0].history.iloc[-1]
-    return Interactive("curves", figure, {
-        "conditions": runs[0].label(),
-        "runs": curves,
-        "steps_per_epoch": float(last["step"] / last["epoch"]),
-    })
+    return Interactive(
+        "curves",
+        figure,
+        {"conditions": runs[0].label(), "runs": curves, "steps_per_epoch": float(last["step"] / last["epoch"])},
+    )
 
 
 def interactive_depths(figure: str, table: pd.DataFrame, value: str, label: str) -> Interactive:

@@ -93,8 +93,17 @@ def plot_loss_surfaces(tables: dict[str, pd.DataFrame], conditions: str) -> Figu
     for axis, (arch, table) in zip(axes[0], tables.items(), strict=True):
         x, y, loss = _grid(table)
         axis.plot_surface(
-            x, y, _log_loss(loss, bottom, top), cmap="viridis", vmin=bottom, vmax=top,
-            rcount=len(y), ccount=len(x), edgecolor="#00000040", linewidth=0.2, rasterized=True,
+            x,
+            y,
+            _log_loss(loss, bottom, top),
+            cmap="viridis",
+            vmin=bottom,
+            vmax=top,
+            rcount=len(y),
+            ccount=len(x),
+            edgecolor="#00000040",
+            linewidth=0.2,
+            rasterized=True,
         )
         axis.set_title(display_name(arch), loc="center", y=0.98)
         axis.set(xlabel="direction 1", ylabel="direction 2", zlabel="loss (nats)", zlim=(bottom, top))

@@ -10,8 +10,8 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 from torch import Tensor, nn
 
-from ..hooks import stage_of
-from ..model import STAGES, BasicBlock, OptionA, basic_blocks, count_parameters, weighted_layers
+from ..layers import STAGES, basic_blocks, count_parameters, stage_of, weighted_layers
+from ..model import BasicBlock, OptionA
 from .style import PLAIN, RESIDUAL, caption, display_name, styled
 
 WIDTH, MARGIN = 8.4, 0.85  # inches: of the figure; to the left and right of the boxes, for the arrows
@@ -108,8 +108,13 @@ def plot_architecture(models: dict[str, nn.Module]) -> Figure:
     tops = [28 if (table["shortcut"] != "").any() else 18 for table in tables.values()]
     bottoms = [-32 if row == labelled else -18 for row in range(len(depths))]
     heights = [top - bottom for top, bottom in zip(tops, bottoms, strict=True)]
-    figure, axes = plt.subplots(len(models), figsize=(WIDTH, 0.4 + sum(0.3 + PIXEL * height for height in heights)),
-                                squeeze=False, height_ratios=heights, layout="constrained")
+    figure, axes = plt.subplots(
+        len(models),
+        figsize=(WIDTH, 0.4 + sum(0.3 + PIXEL * height for height in heights)),
+        squeeze=False,
+        height_ratios=heights,
+        layout="constrained",
+    )
     left, right = STAGE_GAP, max(table["x"].max() for table in tables.values()) + 1
     margin = MARGIN * (right - left) / (WIDTH - 2 * MARGIN)
     for row, (axis, (arch, table)) in enumerate(zip(axes[:, 0], tables.items(), strict=True)):
@@ -119,8 +124,11 @@ def plot_architecture(models: dict[str, nn.Module]) -> Figure:
         if row == labelled:
             _label_stages(axis, table)
         shortcuts = (table["shortcut"] != "").sum() or "no"
-        axis.set_title(f"{display_name(arch)}: {len(table)} layers, {shortcuts} shortcuts, "
-                       f"{count_parameters(models[arch]):,} parameters", x=0.01)
+        axis.set_title(
+            f"{display_name(arch)}: {len(table)} layers, {shortcuts} shortcuts, "
+            f"{count_parameters(models[arch]):,} parameters",
+            x=0.01,
+        )
     caption(figure, "A box is a layer: as high as its map, darker with more channels. An arc is a shortcut.")
     return figure
 
@@ -139,8 +147,17 @@ def _draw_network(axis: Axes, table: pd.DataFrame, margin: float) -> None:
     for layer in table.itertuples():
         height = max(layer.size, 3)
         face = _shade(colour, layer.channels / convolutions["channels"].max()) if layer.kind != "linear" else "#333333"
-        axis.add_patch(Rectangle((layer.x - BOX / 2, -height / 2), BOX, height, facecolor=face, edgecolor="none",
-                                 zorder=3, gid=f"layer-{layer.layer}"))
+        axis.add_patch(
+            Rectangle(
+                (layer.x - BOX / 2, -height / 2),
+                BOX,
+                height,
+                facecolor=face,
+                edgecolor="none",
+                zorder=3,
+                gid=f"layer-{layer.layer}",
+            )
+        )
     for name, block in table[table["block"] != ""].groupby("block", sort=False):
         left, right, size = block["x"].iloc[0] - 0.5, block["x"].iloc[-1] + 0.5, block["size"].iloc[-1]
         axis.add_patch(Rectangle((left, -size / 2 - 1.5), right - left, size + 3, facecolor="#e6e6e6", zorder=1))
@@ -154,8 +171,17 @@ def _draw_shortcut(axis: Axes, block: str, shortcut: str, left: float, right: fl
     points = [(left, 0), (left, top), (left, control), (right, control), (right, top), (right, 0)]
     codes = [Path.MOVETO, Path.LINETO, Path.CURVE4, Path.CURVE4, Path.CURVE4, Path.LINETO]
     dashes = "-" if shortcut == "identity" else (0, (3, 1.5))
-    axis.add_patch(PathPatch(Path(points, codes), facecolor="none", edgecolor="black", linewidth=0.7, linestyle=dashes,
-                             zorder=4, gid=f"shortcut-{block}"))
+    axis.add_patch(
+        PathPatch(
+            Path(points, codes),
+            facecolor="none",
+            edgecolor="black",
+            linewidth=0.7,
+            linestyle=dashes,
+            zorder=4,
+            gid=f"shortcut-{block}",
+        )
+    )
     if shortcut in OPTIONS:
         axis.text(left, top + ARC + 1, OPTIONS[shortcut], ha="left", va="bottom", fontsize=8)
 

@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from ..hooks import stage_of
-from ..model import STAGES
+from ..layers import STAGES, stage_of
 
 PLAIN, RESIDUAL = "#D55E00", "#0072B2"  # Okabe and Ito's vermillion and blue: told apart by every kind of eye
 STYLE = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .model import STAGES, response_layers, weighted_layers
+from .layers import response_layers, stage_of, weighted_layers
 from .train import autocast
 
 if TYPE_CHECKING:
@@ -158,9 +158,3 @@ def output_gradient_norms(model: nn.Module, images: Tensor, labels: Tensor, prec
         for hook in hooks:
             hook.remove()
     return torch.stack([gradient.float().norm() for gradient in gradients])
-
-
-def stage_of(layer: str) -> str:
-    """Return the stage a layer belongs to: ``stem`` (first layer), ``layer1`` to ``layer3``, ``head`` (last)."""
-    stage = layer.split(".")[0]
-    return stage if stage in STAGES else {"conv1": "stem", "fc": "head"}[stage]

@@ -9,17 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from .errors import InputError
+from ..errors import InputError
 
 
 def data_dir() -> Path:
-    """Return the folder for data sets and recorded runs.
+    """Return the folder for data sets and recorded runs: ``RESNET56_HOME``, or ``data/`` in a checkout of the project.
 
-    In a checkout of the project it is the checkout's ``data/``, whatever the working directory; elsewhere
-    it is ``data/`` in the working directory.
+    Raises:
+        InputError: if the package is installed without its project, and the variable is not set.
     """
-    checkout = Path(__file__).resolve().parent.parent
-    return (checkout if (checkout / "pyproject.toml").exists() else Path.cwd()) / "data"
+    if home := os.environ.get("RESNET56_HOME"):
+        return Path(home)
+    checkout = Path(__file__).resolve().parent.parent.parent
+    if not (checkout / "pyproject.toml").exists():
+        raise InputError(
+            "resnet56 runs outside of its project, so there is no data/ folder; set RESNET56_HOME to a folder for "
+            "data sets and recorded runs"
+        )
+    return checkout / "data"
 
 
 @contextmanager

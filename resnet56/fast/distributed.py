@@ -5,14 +5,14 @@ batch. Without torchrun everything here is trivial: one process, rank 0, sums of
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import InputError
+from ..errors import InputError
 
 
 def under_torchrun() -> bool:
@@ -33,7 +33,9 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         if device.index >= torch.cuda.device_count():
-            raise InputError(f"process {device.index} has no GPU: there are {torch.cuda.device_count()}; start no more processes")
+            raise InputError(
+                f"process {device.index} has no GPU: there are {torch.cuda.device_count()}; start no more processes"
+            )
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
@@ -73,10 +75,3 @@ def total(value: Tensor) -> Tensor:
 def any_process(flag: bool, device: torch.device) -> bool:
     """Tell whether ``flag`` is set in any process."""
     return bool(total(torch.tensor(int(flag), device=device))) if world_size() > 1 else flag
-
-
-def copy_from_first(tensors: Iterable[Tensor]) -> None:
-    """Overwrite ``tensors`` with those of rank 0."""
-    if world_size() > 1:
-        for tensor in tensors:
-            dist.broadcast(tensor, 0)

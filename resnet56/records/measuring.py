@@ -12,18 +12,19 @@ from torch import Tensor, nn
 
 from ..data import DataSet, Split, evenly, normalise
 from ..devices import hardware, pick_device, versions
-from ..files import check_writable, data_dir
-from ..hooks import output_gradient_norms, stage_of
-from ..model import build_model, weighted_layers
-from ..runs import commit, load_pretrained
-from .initialisation import branch_variances
-from .landscape import loss_line, loss_surface
-from .lesions import lesion_each, lesion_random
+from ..gradients import output_gradient_norms
+from ..instruments.initialisation import branch_variances
+from ..instruments.landscape import loss_line, loss_surface
+from ..instruments.lesions import lesion_each, lesion_random
+from ..instruments.modes import calibrate
+from ..instruments.paths import path_lengths
+from ..instruments.responses import layer_responses
+from ..instruments.shattering import autocorrelation, brown_noise, input_gradients, line, white_noise
+from ..layers import stage_of, weighted_layers
+from ..model import build_model
+from .files import check_writable, data_dir
 from .measurement import Measurement, save_measurement
-from .modes import calibrate
-from .paths import path_lengths
-from .responses import layer_responses
-from .shattering import autocorrelation, brown_noise, input_gradients, line, white_noise
+from .runs import commit, load_pretrained
 
 DEEP = ("plain56", "resnet56")
 DEPTHS = (8, 20, 56)  # of shattered gradients
@@ -116,10 +117,12 @@ def _shattering(study: Study) -> pd.DataFrame:
     tables = {
         "fresh": _by_arch(fresh, [f"{family}{depth}" for family in ("plain", "resnet") for depth in DEPTHS]),
         "trained": _by_arch(lambda arch: curve(input_gradients(study.trained(arch)[0], path)), DEEP),
-        "noise": pd.concat([
-            curve(white_noise(len(path), images[0].numel())).assign(arch="white"),
-            curve(brown_noise(len(path), images[0].numel())).assign(arch="brown"),
-        ]),
+        "noise": pd.concat(
+            [
+                curve(white_noise(len(path), images[0].numel())).assign(arch="white"),
+                curve(brown_noise(len(path), images[0].numel())).assign(arch="brown"),
+            ]
+        ),
     }
     return pd.concat(tables, names=["state"]).reset_index("state")
 
@@ -129,7 +132,9 @@ def _responses(study: Study) -> pd.DataFrame:
         model, mean = study.trained(arch)
         return layer_responses(model, normalise(study.some(study.data.test).pixels, mean))
 
-    shallow = [arch for arch in ("plain20", "resnet20") if (study.suite / f"{arch}-seed-0").exists()]  # not in every suite
+    shallow = [
+        arch for arch in ("plain20", "resnet20") if (study.suite / f"{arch}-seed-0").exists()
+    ]  # not in every suite
     return _by_arch(measure, (*shallow, *DEEP))
 
 
@@ -139,14 +144,20 @@ def _paths(study: Study) -> pd.DataFrame:
     return path_lengths(model, images[:32], labels[:32])
 
 
-def _each(name: str, instrument: Callable, split: Callable[[Study], Split], **options) -> Callable[[Study], pd.DataFrame]:
+def _each(
+    name: str, instrument: Callable, split: Callable[[Study], Split], **options
+) -> Callable[[Study], pd.DataFrame]:
     """Return a measurement of both deep networks with one of the instruments that can be resumed."""
 
     def measure(study: Study) -> pd.DataFrame:
         return _by_arch(
             lambda arch: instrument(
-                study.trained(arch)[0], study.some(split(study)), study.trained(arch)[1], progress=study.progress,
-                partial=study.partial(f"{name}-{arch}"), **{key: value(study) for key, value in options.items()},
+                study.trained(arch)[0],
+                study.some(split(study)),
+                study.trained(arch)[1],
+                progress=study.progress,
+                partial=study.partial(f"{name}-{arch}"),
+                **{key: value(study) for key, value in options.items()},
             ),
             DEEP,
         )

@@ -1,10 +1,9 @@
-"""Measurements: a table with its conditions, saved without pickle; and long ones, point by point, that can be resumed."""
+"""Long measurements, point by point: with a progress bar, and resumed after an interruption."""
 
 import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -12,58 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import check_writable, data_dir, new_folder, write_file
 from ..progress import Interrupted, catch_signals
-from ..runs import checksum, sha256
-from ..train import SAVE_EVERY
+from ..records.files import check_writable, write_file
 
-
-@dataclass(frozen=True)
-class Measurement:
-    """A tidy table, and what was measured on what.
-
-    Attributes:
-        about: conditions, a dict that JSON can hold.
-        table: the numbers, a row per measured thing.
-    """
-
-    about: dict
-    table: pd.DataFrame
-
-
-def save_measurement(path: str | Path, measurement: Measurement) -> None:
-    """Write a measurement into a new folder ``path``: ``measurement.json`` and ``table.csv``, whole or not at all.
-
-    Numbers in the table keep six significant digits; infinite ones and those that are not a number are kept too.
-
-    Raises:
-        InputError: if it cannot be written, or there is something of that name.
-    """
-    with new_folder(Path(path)) as folder:
-        measurement.table.to_csv(folder / "table.csv", index=False, float_format="%.6g", na_rep="nan")
-        about = {**measurement.about, "files": {"table.csv": sha256(folder / "table.csv")}}
-        about = json.loads(json.dumps(about))  # what it will be when loaded: a number as a key becomes a string
-        about["checksum"] = checksum(about)
-        (folder / "measurement.json").write_text(json.dumps(about, indent=2) + "\n")
-
-
-def load_measurement(path: str | Path) -> Measurement:
-    """Load a measurement, by its folder or by the name of its folder in ``data/runs/``.
-
-    Raises:
-        InputError: if there is none, or it is damaged.
-    """
-    folder = Path(path) if Path(path).is_dir() else data_dir() / "runs" / path
-    try:
-        about = json.loads((folder / "measurement.json").read_text())
-        if about["checksum"] != checksum(about) or about["files"]["table.csv"] != sha256(folder / "table.csv"):
-            raise InputError(f"measurement {folder.name} is damaged (its checksum differs); get it again")
-        # Only "nan" is not a number: names may be empty, or "None".
-        return Measurement(about, pd.read_csv(folder / "table.csv", keep_default_na=False, na_values=["nan"]))
-    except InputError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"measurement {folder.name} cannot be read ({error}); get it again") from error
+SAVE_EVERY = 60  # seconds between two saves
 
 
 def measure_each(
@@ -101,7 +52,9 @@ def measure_each(
         check_writable(partial.parent)
     key = hashlib.sha256((key + points.to_json(double_precision=15)).encode()).hexdigest()
     results = _load_partial(partial, key) if partial and partial.exists() else []
-    bar = tqdm(total=len(points), initial=len(results), desc=label, unit="point", disable=not progress, dynamic_ncols=True)
+    bar = tqdm(
+        total=len(points), initial=len(results), desc=label, unit="point", disable=not progress, dynamic_ncols=True
+    )
 
     def save() -> None:
         if partial:

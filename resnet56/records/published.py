@@ -34,7 +34,7 @@ def published() -> pd.DataFrame:
 
 
 def beside_published(summary: pd.DataFrame) -> pd.DataFrame:
-    """Set a table that :func:`resnet56.runs.summarise` gave beside the published figures, a row per network.
+    """Set a table that :func:`resnet56.records.runs.summarise` gave beside the published figures, a row per network.
 
     Columns: ``family``, ``depth``, ``seeds``, ``measured`` (mean and, of several seeds, standard deviation of the test
     error in percent), and one for each source. The published figures are of the official CIFAR-10; say so where
@@ -42,8 +42,7 @@ def beside_published(summary: pd.DataFrame) -> pd.DataFrame:
     """
     measured = summary[["family", "depth", "seeds"]].copy()
     measured["measured"] = [
-        _written(error, spread)
-        for error, spread in zip(summary["test_error"], summary["test_error_std"], strict=True)
+        _written(error, spread) for error, spread in zip(summary["test_error"], summary["test_error_std"], strict=True)
     ]
     table = published()
     table["written"] = [

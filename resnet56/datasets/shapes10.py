@@ -22,18 +22,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-CLASSES = ("disc", "ring", "crescent", "heart", "square",
-           "frame", "triangle", "hourglass", "cross", "star")
+CLASSES = ("disc", "ring", "crescent", "heart", "square", "frame", "triangle", "hourglass", "cross", "star")
 
-SIDE = 32                   # pixels along an image edge
-CHUNK = 100                 # images drawn at a time
+SIDE = 32  # pixels along an image edge
+CHUNK = 100  # images drawn at a time
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 PIXEL = np.arange(SIDE * SIDE)
-X = (PIXEL % SIDE - 15.5).astype(np.float32)[None]   # (1, 1024) pixel centres,
+X = (PIXEL % SIDE - 15.5).astype(np.float32)[None]  # (1, 1024) pixel centres,
 Y = (PIXEL // SIDE - 15.5).astype(np.float32)[None]  # origin mid-image, y down
 
 
 # ---------------------------------------------------------------- randomness
+
 
 def _hash(seed: int, index: np.ndarray, first: int, count: int) -> np.ndarray:
     """Random uint64 (len(index), count): slots first, first+1, ... of each image.
@@ -57,7 +57,7 @@ class _Dice:
 
     def __init__(self, seed: int, index: np.ndarray):
         unit = (_hash(seed, index, 0, 128) >> np.uint64(40)).astype(np.float32)
-        self.columns = iter((unit * np.float32(2.0 ** -24)).T[:, :, None])
+        self.columns = iter((unit * np.float32(2.0**-24)).T[:, :, None])
 
     def __call__(self, low: float, high: float) -> np.ndarray:
         """Uniform float32 (n, 1) in [low, high)."""
@@ -78,6 +78,7 @@ class _Dice:
 
 # -------------------------------------------------------------------- shapes
 
+
 def _disc(u, v, radius):
     return np.sqrt(u * u + v * v) - radius
 
@@ -85,8 +86,13 @@ def _disc(u, v, radius):
 def _star(u, v):
     """Five-pointed star: the points outside at most one side of a pentagon."""
     first = second = np.full_like(u, -9)
-    for nx, ny in ((0, 1), (0.9510565, 0.309017), (-0.9510565, 0.309017),
-                   (0.5877853, -0.809017), (-0.5877853, -0.809017)):
+    for nx, ny in (
+        (0, 1),
+        (0.9510565, 0.309017),
+        (-0.9510565, 0.309017),
+        (0.5877853, -0.809017),
+        (-0.5877853, -0.809017),
+    ):
         side = u * nx + v * ny - 0.517
         second = np.maximum(second, np.minimum(first, side))
         first = np.maximum(first, side)
@@ -103,8 +109,7 @@ def _distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if name == "crescent":
         return np.maximum(_disc(u, v + 0.485, 1.371), -_disc(u, v + 1.223, 1.054))
     if name == "heart":
-        return np.minimum((a + np.abs(v - 0.293) - 0.938) * 0.7071068,
-                          _disc(a - 0.469, v + 0.176, 0.663))
+        return np.minimum((a + np.abs(v - 0.293) - 0.938) * 0.7071068, _disc(a - 0.469, v + 0.176, 0.663))
     if name == "square":
         return np.maximum(a, b) - 0.886
     if name == "frame":
@@ -120,6 +125,7 @@ def _distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 # ------------------------------------------------------------------- drawing
 
+
 def _wave(t: np.ndarray) -> np.ndarray:
     """Triangle wave of period 1 between -1 and 1."""
     return np.abs(t - np.floor(t) - 0.5) * 4 - 1
@@ -130,7 +136,7 @@ def _texture(dice: _Dice, colour: np.ndarray) -> np.ndarray:
     c, s = dice.turn(1)
     # 0 plain (half of all), 1 gradient, 2 stripes, 3 checks, 4 dots
     kind = np.floor(np.maximum(dice(-3, 5), 0))
-    pitch = np.where(kind == 1, dice(40, 80), dice(4, 10))       # pixels per period
+    pitch = np.where(kind == 1, dice(40, 80), dice(4, 10))  # pixels per period
     p = _wave((X * c + Y * s) / pitch + dice(0, 1))
     q = _wave((Y * c - X * s) / pitch + dice(0, 1))
     along = np.where((kind == 3) | (kind == 0), np.float32(0), np.float32(1))
@@ -170,9 +176,9 @@ def _draw_chunk(seed: int, index: np.ndarray, labels: np.ndarray) -> np.ndarray:
     c, s = dice.turn(0.25)
     cell = dice(13, 18)
     p, q = (X * c + Y * s) / cell + dice(0, 1), (Y * c - X * s) / cell + dice(0, 1)
-    p, q = p - np.floor(p) - 0.5, q - np.floor(q) - 0.5      # -0.5 .. 0.5 across a cell
+    p, q = p - np.floor(p) - 0.5, q - np.floor(q) - 0.5  # -0.5 .. 0.5 across a cell
     c, s = dice.turn(0.1)
-    size, stretch = dice(0.22, 0.29), dice(0.85, 1.18)       # size: of the disc's radius, in cells
+    size, stretch = dice(0.22, 0.29), dice(0.85, 1.18)  # size: of the disc's radius, in cells
     u, v = (p * c + q * s) / size * stretch, (q * c - p * s) / size / stretch
     distance = np.empty((n, SIDE * SIDE), np.float32)
     for label, name in enumerate(CLASSES):
@@ -184,7 +190,7 @@ def _draw_chunk(seed: int, index: np.ndarray, labels: np.ndarray) -> np.ndarray:
         _blend(canvas, dice.rgb(0.05, 0.75), _stroke(dice, reach=14, length=8, width=2))
 
     noise = _hash(seed, index, 128, 3 * SIDE * SIDE // 8).astype("<u8").view(np.uint8)
-    noise = noise.reshape(n, 3, SIDE * SIDE).astype(np.float32) / 127.5 - 1    # -1 .. 1
+    noise = noise.reshape(n, 3, SIDE * SIDE).astype(np.float32) / 127.5 - 1  # -1 .. 1
     pixels = np.clip(canvas * 255 + noise * 8 + 0.5, 0, 255)
     return np.floor(pixels).astype(np.uint8).reshape(n, 3, SIDE, SIDE)
 

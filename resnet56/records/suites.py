@@ -11,17 +11,19 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from ..data import DataSet, Split, evenly, normalise, split_train
+from ..datasets import load_data
+from ..devices import fast_precision, pick_device
+from ..errors import InputError
+from ..fast import fit_together
+from ..fast.engine import Engine
+from ..gradients import GradientRecorder
+from ..model import build_model, parse_arch
+from ..recipe import FAST, LAPTOP, PAPER, Recipe
+from ..train import evaluate
 from .checkpoint import Checkpoint, resume
-from .data import DataSet, Split, evenly, load_data, normalise
-from .devices import fast_precision, pick_device
-from .engine import Engine
-from .errors import InputError
 from .files import check_writable, data_dir, new_folder
-from .hooks import GradientRecorder
-from .model import build_model, parse_arch
-from .recipe import FAST, LAPTOP, PAPER, Recipe
 from .runs import Run, commit, describe_run, load_run, save_run
-from .train import evaluate, fit_together, split_train
 
 VALIDATION = 5000  # training images held out, as in the paper: they make the curves, and choose nothing
 RECORDED_STEPS = 70  # steps of a run at which gradients are recorded, about
@@ -78,13 +80,13 @@ SUITES = {
             ("plain20", "resnet20", "plain32", "resnet32", "plain44", "resnet44", "resnet110"),
             range(3),
             resnet110=dataclasses.replace(PAPER, warmup=400),  # as in the paper, section 4.2
-        ),
+        )
     ),
     "fast": Suite(_seeds(FAST, ("plain56", "resnet56"), range(5))),
     "laptop": Suite(
         _seeds(LAPTOP, ("resnet56", "plain56", "plain20", "resnet20"), range(1))
         | _seeds(LAPTOP, ("plain44", "resnet44", "plain32", "resnet32"), range(1))
-        | _seeds(LAPTOP, ("resnet56", "plain56", "plain20", "resnet20"), range(1, 2)),
+        | _seeds(LAPTOP, ("resnet56", "plain56", "plain20", "resnet20"), range(1, 2))
     ),
     "ingredients": Suite(_ingredients(), keep=False),
 }
@@ -114,8 +116,9 @@ class Job:
         return self.record.name
 
 
-def plan(suite: str, data: DataSet, *, out: Path | None = None, precision: str = "fp32", iterations: int | None = None
-         ) -> list[Job]:
+def plan(
+    suite: str, data: DataSet, *, out: Path | None = None, precision: str = "fp32", iterations: int | None = None
+) -> list[Job]:
     """List the runs of a suite, in order.
 
     Args:
@@ -224,7 +227,13 @@ def _is_recorded(job: Job) -> bool:
 
 
 def _train(
-    jobs: list[Job], data: DataSet, train: Split, validation: Split, device: torch.device, deadline: float, progress: bool
+    jobs: list[Job],
+    data: DataSet,
+    train: Split,
+    validation: Split,
+    device: torch.device,
+    deadline: float,
+    progress: bool,
 ) -> None:
     """Train some networks at once, from their checkpoints where there are any, and record them."""
     trainers, recorders, checkpoints = {}, {}, {}
@@ -248,22 +257,7 @@ def _train(
         about = describe_run(trainer, arch=job.arch, shortcut="A", data=data, validation=len(validation), test=test)
         gradients = recorders[job.name].table() if job.name in recorders else None
         with new_folder(job.record) as folder:
-            save_run(folder, Run(about, pd.DataFrame(trainer.history), gradients), trainer if gradients is not None else None)
+            save_run(
+                folder, Run(about, pd.DataFrame(trainer.history), gradients), trainer if gradients is not None else None
+            )
         job.checkpoint.unlink()
-
-
-def recorded_suite() -> str:
-    """Return the folder in ``data/runs/`` of the fullest recorded suite: the paper's if it is there, else the laptop's.
-
-    It holds, at least, seed 0 of plain-56 and ResNet-56. Official pixels go first.
-
-    Raises:
-        InputError: if none is recorded.
-    """
-    needed = [f"{arch}-seed-0" for arch in ("plain56", "resnet56")]
-    for suite in ("paper", "laptop"):
-        for data in ("cifar10", "cifar10-png", "cifar10-jpeg"):
-            folder = data_dir() / "runs" / f"{suite}-{data}"
-            if all((folder / name / "run.json").exists() for name in needed):
-                return folder.name
-    raise InputError(f"no suite is recorded in {data_dir() / 'runs'}; `resnet56 reproduce laptop` makes one")

@@ -6,12 +6,12 @@ import torch
 
 from resnet56 import InputError, Recipe, build_model, load_pretrained
 from resnet56.data import evenly, normalise
-from resnet56.instruments import study as module
 from resnet56.instruments.lesions import lesion_random
-from resnet56.instruments.measurement import load_measurement
 from resnet56.instruments.responses import layer_responses
-from resnet56.instruments.study import MEASUREMENTS, measure_suite
-from resnet56.suites import SUITES, Suite, recorded_suite, reproduce
+from resnet56.records import measuring as module
+from resnet56.records.measurement import load_measurement
+from resnet56.records.measuring import MEASUREMENTS, measure_suite
+from resnet56.records.suites import SUITES, Suite, reproduce
 
 
 @pytest.fixture
@@ -39,7 +39,9 @@ def recorded(data_set, tmp_path, monkeypatch):
 
 def measure(data_set, out):
     lines = []
-    paths = measure_suite("tiny", data_set, device="cpu", out=out, images=10, points=3, progress=False, say=lines.append)
+    paths = measure_suite(
+        "tiny", data_set, device="cpu", out=out, images=10, points=3, progress=False, say=lines.append
+    )
     return paths, lines
 
 
@@ -68,16 +70,6 @@ def test_what_is_recorded_is_what_the_instrument_gives(data_set, recorded):
 def test_without_records_there_is_nothing_to_measure(data_set, tmp_path):
     with pytest.raises(InputError, match="no trained weights of 'plain56'"):
         measure_suite("tiny", data_set, device="cpu", out=tmp_path, progress=False)
-    with pytest.raises(InputError, match="no suite is recorded"):
-        recorded_suite()
-
-
-def test_the_fullest_suite_is_the_papers_on_official_pixels(data_folder):
-    for folder in ("laptop-cifar10", "paper-cifar10-jpeg", "paper-cifar10"):
-        for arch in ("plain56", "resnet56"):
-            (data_folder / "runs" / folder / f"{arch}-seed-0").mkdir(parents=True)
-            (data_folder / "runs" / folder / f"{arch}-seed-0" / "run.json").touch()
-        assert recorded_suite() == folder
 
 
 def test_a_suite_without_shallow_networks_is_measured_too(data_set, recorded):

@@ -22,13 +22,14 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from . import shapes10
-from .data import DataSet, normalise
-from .devices import hardware, versions
-from .errors import InputError
+from ..data import DataSet, normalise
+from ..datasets import shapes10
+from ..devices import hardware, versions
+from ..errors import InputError
+from ..layers import count_parameters
+from ..model import build_model, parse_arch
+from ..train import Score, Trainer
 from .files import data_dir
-from .model import build_model, count_parameters, parse_arch
-from .train import Score, Trainer
 
 MEAN = "mean image"  # its name beside the weights
 
@@ -41,7 +42,7 @@ class Run:
         about: what ``run.json`` says, a dict.
         history: losses and errors by step, the columns of :class:`resnet56.train.Trainer`.
         gradients: what was recorded by step and layer, the columns of
-            :meth:`resnet56.hooks.GradientRecorder.table`; None where they were not recorded.
+            :meth:`resnet56.gradients.GradientRecorder.table`; None where they were not recorded.
     """
 
     about: dict
@@ -67,9 +68,7 @@ class Run:
         )
 
 
-def describe_run(
-    trainer: Trainer, *, arch: str, shortcut: str, data: DataSet, validation: int, test: Score
-) -> dict:
+def describe_run(trainer: Trainer, *, arch: str, shortcut: str, data: DataSet, validation: int, test: Score) -> dict:
     """Collect everything about a finished run that ``run.json`` holds.
 
     Args:
@@ -103,6 +102,8 @@ def describe_run(
         },
         "how": trainer.how,
         "seconds": round(trainer.seconds, 1),
+        "processor_seconds": _processor_seconds(trainer.parts),
+        "parts": trainer.parts,
         "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "hardware": hardware(trainer.device),
         "versions": versions(),
@@ -110,8 +111,14 @@ def describe_run(
     }
 
 
+def _processor_seconds(parts: list[dict]) -> float | None:
+    """Return the processor time of a whole run; None if a part of it was trained before that was measured."""
+    times = [part["processor_seconds"] for part in parts]
+    return None if None in times else round(sum(times), 1)
+
+
 def save_run(folder: Path, run: Run, trainer: Trainer | None = None) -> None:
-    """Write a run into an empty ``folder``; use :func:`resnet56.files.new_folder` to make that atomic.
+    """Write a run into an empty ``folder``; use :func:`resnet56.records.files.new_folder` to make that atomic.
 
     Args:
         folder: where.
@@ -202,7 +209,7 @@ def load_pretrained(arch: str, suite: str | None = None) -> tuple[nn.Module, Ten
     return model.eval(), mean
 
 
-def load(folder: str | Path | None = None) -> pd.DataFrame:
+def runs_table(folder: str | Path | None = None) -> pd.DataFrame:
     """Load all recorded runs under ``folder``, as for :func:`find_runs`, into a table, a row per run.
 
     Columns: ``run`` (a :class:`Run`), ``arch``, ``family`` (``plain`` or ``resnet``), ``depth``, ``seed``, ``data``
@@ -235,7 +242,7 @@ def load(folder: str | Path | None = None) -> pd.DataFrame:
 
 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return mean and standard deviation over seeds: a row per network of a table that :func:`load` gave.
+    """Return mean and standard deviation over seeds: a row per network of a table that :func:`runs_table` gave.
 
     Columns: ``family``, ``depth``, ``seeds`` (how many), and ``train_error``, ``train_error_std``, ``test_error``,
     ``test_error_std`` (percent; the standard deviation is the sample's, not a number for one seed).
@@ -294,7 +301,9 @@ def commit() -> str | None:
         return None
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", here) else "")

@@ -5,18 +5,15 @@ import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from .devices import versions
-from .errors import InputError
+from ..devices import versions
+from ..errors import InputError
+from ..model import build_model
+from ..train import Trainer
 from .files import write_file
-from .model import build_model
-
-if TYPE_CHECKING:
-    from .train import Trainer
 
 FORMAT = "resnet56 checkpoint 3"
 
@@ -47,7 +44,7 @@ class Checkpoint:
         del about["path"]
         return about
 
-    def save(self, trainer: "Trainer") -> None:
+    def save(self, trainer: Trainer) -> None:
         """Save the run, whole or not at all; the previous checkpoint stays until the new one is complete.
 
         Raises:
@@ -86,6 +83,11 @@ def load_checkpoint(path: str | Path) -> dict:
     expected = {field.name for field in dataclasses.fields(Checkpoint)} - {"path"} | {"recipe", "mean", "trainer"}
     if not isinstance(content, dict) or content.get("format") != FORMAT or not expected <= content.keys():
         raise InputError(f"{path} is not a checkpoint made by `resnet56 train`; give one that is")
+    state = content["trainer"]
+    if "parts" not in state:  # made before a run's hardware was recorded
+        state["parts"] = [
+            {"hardware": None, "steps": state["step"], "seconds": state.pop("seconds"), "processor_seconds": None}
+        ]
     return content
 
 
@@ -96,7 +98,7 @@ def load_model(content: dict) -> nn.Module:
     return model.eval()
 
 
-def resume(trainer: "Trainer", checkpoint: Checkpoint) -> None:
+def resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
     """Put ``trainer`` where the run saved in ``checkpoint.path`` stopped.
 
     Raises:

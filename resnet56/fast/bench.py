@@ -22,16 +22,18 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from tqdm import tqdm
 
-from .data import DataSet, Split
-from .devices import fast_precision, hardware, versions
+from ..data import DataSet, Split
+from ..devices import fast_precision, hardware, versions
+from ..errors import InputError
+from ..gradients import GradientRecorder
+from ..layers import count_macs
+from ..model import build_model
+from ..recipe import Recipe
+from ..records.files import data_dir, write_file
+from ..records.runs import commit
+from ..train import Trainer
+from . import fit_together
 from .engine import Engine
-from .errors import InputError
-from .files import data_dir, write_file
-from .hooks import GradientRecorder
-from .model import build_model, count_macs
-from .recipe import Recipe
-from .runs import commit
-from .train import Trainer, fit_together
 
 BLOCK_SECONDS = 2.0  # how long one loop runs before it is the next one's turn
 EVERY = 50  # steps between two recorded gradients, where the cost of recording is measured
@@ -96,8 +98,9 @@ class Textbook:
         normalise = transforms.Normalize(scaled.mean(dim=(0, 2, 3)).tolist(), scaled.std(dim=(0, 2, 3)).tolist())
         augment = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
         images = _ImageList(data.train, transforms.Compose([*augment, normalise]))
-        self.loader = DataLoader(images, recipe.batch_size, shuffle=True, num_workers=2, drop_last=True,
-                                 persistent_workers=True)
+        self.loader = DataLoader(
+            images, recipe.batch_size, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
+        )
         self.batches = self._forever()
 
     def _forever(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -164,7 +167,13 @@ def loops(data: DataSet, arch: str, batch_size: int, device: torch.device) -> di
 
 
 def bench(
-    data: DataSet, *, arch: str = "resnet56", batch_size: int = 128, device: torch.device, rounds: int = 5, progress: bool = True
+    data: DataSet,
+    *,
+    arch: str = "resnet56",
+    batch_size: int = 128,
+    device: torch.device,
+    rounds: int = 5,
+    progress: bool = True,
 ) -> Bench:
     """Measure every loop of :func:`loops`, in turn, ``rounds`` times over; the medians count.
 
@@ -293,7 +302,13 @@ def _several(data: DataSet, arch: str, batch_size: int, device: torch.device, co
     fit_together(trainers, progress=False)
     _wait(device)
     speed = count * (recipe.iterations - 1) * batch_size / (time.perf_counter() - started)
-    return {"loop": f"{count} networks at once", "step": None, "end_to_end": speed, "ratio": speed / first, "memory": None}
+    return {
+        "loop": f"{count} networks at once",
+        "step": None,
+        "end_to_end": speed,
+        "ratio": speed / first,
+        "memory": None,
+    }
 
 
 def _peak_memory(device: torch.device, work: Callable) -> float | None:

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from .data import Split
+from ..data import Split
+from ..recipe import Recipe
+from ..train import Trainer, autocast, parameter_groups
 from .distributed import rank, total, world_size
-from .recipe import Recipe
-from .train import Trainer, autocast, parameter_groups
 
 
 class Engine(Trainer):
@@ -66,8 +66,13 @@ class Engine(Trainer):
         self._stream = torch.cuda.Stream(self.device) if on_gpu else None
         self._graphed = graphed and fused and on_gpu and world_size() == 1
         deterministic = not on_gpu or torch.are_deterministic_algorithms_enabled()
-        self.how = {"loop": "engine", "compiled": compiled, "graphed": self._graphed, "processes": world_size(),
-                    "deterministic": deterministic}
+        self.how = {
+            "loop": "engine",
+            "compiled": compiled,
+            "graphed": self._graphed,
+            "processes": world_size(),
+            "deterministic": deterministic,
+        }
         self._graph: torch.cuda.CUDAGraph | None = None
         self._wait()
 
