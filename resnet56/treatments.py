@@ -8,9 +8,9 @@ gradients before the optimizer sees them, or the weights afterwards. It is given
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .layers import basic_blocks
+from .layers import STAGES, basic_blocks
 
 
 class Treatment:
@@ -29,11 +29,11 @@ class Treatment:
     def after_step(self, model: nn.Module) -> None:
         """Change the weights, after the optimizer has moved them."""
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict:
         """Return what a checkpoint must hold beside the weights: here, nothing."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict) -> None:
         """Go on from what :meth:`state_dict` returned."""
 
 
@@ -66,7 +66,7 @@ class Clip(Treatment):
 
 
 class LayerwiseSteps(Treatment):
-    """Each layer's gradient is as long as ``ratio`` times its weights, whatever backpropagation says (You et al. 2017)."""
+    """Each layer's gradient is ``ratio`` times as long as its weights, whatever it was (You et al. 2017)."""
 
     def __init__(self, ratio: float = 0.1):
         self.ratio = ratio
@@ -90,7 +90,7 @@ class KeepLength(Treatment):
 
 
 class Adam(Treatment):
-    """Adam's steps (Kingma & Ba 2015, Algorithm 1), for an optimizer without momentum, which adds rate and weight decay."""
+    """Adam's direction (Kingma & Ba 2015, Algorithm 1), for SGD without momentum, which adds rate and weight decay."""
 
     def __init__(self, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
         self.betas, self.eps = betas, eps
@@ -110,26 +110,21 @@ class Adam(Treatment):
             spread = (square / (1 - second**self.steps)).sqrt() + self.eps
             parameter.grad.copy_(mean / (1 - first**self.steps) / spread)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        state = {"steps": torch.tensor(self.steps)}
-        for name, tensors in (("mean", self.means), ("square", self.squares)):
-            state |= {f"{name}.{index}": tensor.clone() for index, tensor in enumerate(tensors)}
-        return state
+    def state_dict(self) -> dict:
+        return {"steps": self.steps, "means": self.means, "squares": self.squares}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.steps = int(state["steps"])
-        for name, tensors in (("mean", self.means), ("square", self.squares)):
-            for index, tensor in enumerate(tensors):
-                tensor.copy_(state[f"{name}.{index}"])
+    def load_state_dict(self, state: dict) -> None:
+        self.steps = state["steps"]
+        torch._foreach_copy_(self.means + self.squares, state["means"] + state["squares"])
 
 
 # --- Towards the identity -----------------------------------------------------------------------------
 
 
 class Dirac(Treatment):
-    """Each convolution of a block hands on its input: 1 at the kernel's centre, from each channel to its own (Zagoruyko &
-    Komodakis 2017). Where a block has more channels than its input, the new ones start with what shortcut option A gives
-    them: nothing.
+    """Each convolution of a block hands on its input: 1 at the kernel's centre (Zagoruyko & Komodakis 2017).
+
+    Channels that a block adds stay empty, as shortcut option A leaves them.
     """
 
     @torch.no_grad()
@@ -149,7 +144,7 @@ class Shortcuts(Treatment):
         stages: the stages that have shortcuts at all; the blocks of others are plain.
     """
 
-    def __init__(self, strength=1.0, stages: tuple[str, ...] = ("layer1", "layer2", "layer3")):
+    def __init__(self, strength=1.0, stages: tuple[str, ...] = STAGES):
         self.strength = strength if callable(strength) else lambda progress: strength
         self.stages = stages
 
@@ -176,8 +171,7 @@ def switched_on(progress: float) -> float:
 
 
 class BranchGain(Treatment):
-    """The last batch normalisation of each branch starts with gain ``gain``: 0 makes each block the identity (Goyal et al.
-    2017, section 5.1), a large one makes the branch drown the shortcut."""
+    """Each branch's last gain starts at ``gain``: 0 makes its block the identity (Goyal et al. 2017), 10 drowns it."""
 
     def __init__(self, gain: float):
         self.gain = gain
@@ -188,7 +182,7 @@ class BranchGain(Treatment):
 
 
 class DeltaOrthogonal(Treatment):
-    """No normalisation; each kernel is an orthogonal matrix at its centre, times the root of 2 for ReLU (Xiao et al. 2018)."""
+    """No normalisation; each kernel is root 2 times an orthogonal matrix at its centre, else 0 (Xiao et al. 2018)."""
 
     @torch.no_grad()
     def start(self, model: nn.Module) -> None:
@@ -210,10 +204,7 @@ TREATMENTS = {
     "adam": ("plain56", Adam, {"lr": 0.001, "momentum": 0.0}),
     "dirac": ("plain56", Dirac, {}),
     **{f"strength-{s}": ("resnet56", lambda s=s: Shortcuts(s), {}) for s in (0.0, 0.25, 0.5, 0.75, 1.0)},
-    **{
-        f"only-{stage}": ("resnet56", lambda s=stage: Shortcuts(1.0, (s,)), {})
-        for stage in ("layer1", "layer2", "layer3")
-    },
+    **{f"only-{stage}": ("resnet56", lambda stage=stage: Shortcuts(1.0, (stage,)), {}) for stage in STAGES},
     "faded": ("resnet56", lambda: Shortcuts(faded), {}),
     "switched-on": ("resnet56", lambda: Shortcuts(switched_on), {}),
     "zero-gain": ("resnet56", lambda: BranchGain(0.0), {}),
