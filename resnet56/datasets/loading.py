@@ -1,32 +1,32 @@
 """Loading: the official CIFAR-10, an imported copy, or the embedded drawings, by name."""
 
 import contextlib
-import hashlib
-import json
 import os
-import urllib.request
-from pathlib import Path
+import sys
+from collections.abc import Callable
+from functools import partial
 
-import numpy as np
-import torch
-
-from ..data import DataSet, Split
+from ..data import DataSet
 from ..errors import InputError
-from ..records.files import data_dir, write_file
-from . import shapes10
+from ..records.files import data_dir
+from . import official, shapes10
+from .cache import CIFAR10_CLASSES, load_cached, make_data_set, save_cached
 
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+__all__ = ["CIFAR10_CLASSES", "NAMES", "available_data", "load_data", "survey_data"]
+
+COPIES = ("cifar10-png", "cifar10-jpeg")
 NAMES = ("auto", "cifar10", "cifar10-jpeg", "cifar10-png", "shapes10")
 SHAPES10_FINGERPRINT = "eaa6f4673919c82c3752760b4ed97908d9c9cc70a0949e0a0a050436525f608e"  # what it is on every machine
 
 
 def load_data(name: str | None = None) -> DataSet:
-    """Load a data set by name.
+    """Load a data set by name. A damaged source is passed over, which is said in one line.
 
     Args:
         name: one of
 
-            * ``"cifar10"``: the official CIFAR-10, downloaded (170 MB, checksum verified) if need be;
+            * ``"cifar10"``: the official CIFAR-10, from its folder, its archive (``cifar-10-python.tar.gz``) or
+              a download (170 MB) to ``data/``; every file is checked against its MD5 sum;
             * ``"cifar10-jpeg"``, ``"cifar10-png"``: a copy imported with :func:`resnet56.datasets.importing.import_images`;
             * ``"shapes10"``: the embedded one, drawn on first use (see :mod:`resnet56.datasets.shapes10`);
             * ``"auto"``: the first to be had of official CIFAR-10 on disk, an imported copy, the download,
@@ -34,116 +34,84 @@ def load_data(name: str | None = None) -> DataSet:
             * None: what the environment variable ``RESNET56_DATA`` says, or else ``"auto"``.
 
     Raises:
-        InputError: if there is no such data set, or it cannot be had; the message names the alternatives.
+        InputError: if there is no such data set, or it cannot be had; the message says why, and what works instead.
     """
     name = name or os.environ.get("RESNET56_DATA") or "auto"
-    if name == "auto":
-        return _load_first_available()
-    if name == "cifar10":
-        return _load_cifar10()
+    if name not in NAMES:
+        raise InputError(f"unknown data set {name!r}: use one of {', '.join(NAMES)}")
     if name == "shapes10":
         return _load_shapes10()
-    if name in NAMES:
-        return _load_cached(name)
-    raise InputError(f"unknown data set {name!r}: use one of {', '.join(NAMES)}")
+    if name == "auto":
+        sources = [source for each in ("cifar10", *COPIES) for source in _on_disk(each)] + [official.download]
+    else:
+        sources = _on_disk(name) + [official.download] * (name == "cifar10")
+    data, problems = _first(sources)
+    if data is not None:
+        if problems:
+            notice(f"using {data.title}, because {'; '.join(problems)}")
+        return data
+    if name == "auto":
+        notice(f"using shapes10, the embedded drawings, not CIFAR-10, because {'; '.join(problems)}")
+        return _load_shapes10()
+    if name == "cifar10":
+        problems.append(
+            f"put cifar-10-python.tar.gz into {data_dir()}, or import a copy with `resnet56 data import PATH`, or use "
+            "--data shapes10 (RESNET56_DATA=shapes10)"
+        )
+    raise InputError(
+        "; ".join(problems) or f"no imported data set {name!r}: import one with `resnet56 data import PATH`"
+    )
 
 
 def available_data() -> list[str]:
-    """List the names of the data sets that can be loaded without a download."""
-    imported = [name for name in ("cifar10-png", "cifar10-jpeg") if _cache_path(name).exists()]
-    return ["cifar10"] * _has_cifar10() + imported + ["shapes10"]
+    """List the names of the data sets that are on disk and intact; shapes10 always is, the others are read whole."""
+    return survey_data()[0]
 
 
-def _has_cifar10() -> bool:
-    folder = data_dir() / "cifar-10-batches-py"
-    return all((folder / name).is_file() for name in ("batches.meta", "data_batch_5", "test_batch"))
+def survey_data() -> tuple[list[str], list[str]]:
+    """Return the names of the data sets that are on disk and intact, and a sentence about each thing that is damaged."""
+    names, problems = [], []
+    for name in ("cifar10", *COPIES):
+        data, found = _first(_on_disk(name, keep=False))
+        names += [name] * (data is not None)
+        problems += found
+    return [*names, "shapes10"], problems
 
 
-def _load_first_available() -> DataSet:
-    on_disk = available_data()[0]
-    if on_disk != "shapes10":
-        return load_data(on_disk)
-    try:
-        return _load_cifar10()
-    except InputError as error:
-        print(f"Notice: using shapes10, the embedded drawings, not CIFAR-10 ({str(error).split(';')[0]}).")
-        return _load_shapes10()
+def notice(text: str) -> None:
+    """Print a notice in one line, on terminals of any encoding."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(f"Notice: {text}.".encode(encoding, "backslashreplace").decode(encoding))
 
 
-def _load_cifar10() -> DataSet:
-    from torchvision.datasets import CIFAR10  # imported here: nothing else needs torchvision
+def _on_disk(name: str, keep: bool = True) -> list[Callable[[], DataSet | None]]:
+    """Return what loads a data set from each place on disk; ``keep`` an archive unpacked."""
+    if name == "cifar10":
+        return [partial(official.read, place, keep) for place in official.places()]
+    return [partial(load_cached, name)]
 
-    try:
-        if not _has_cifar10():
-            urllib.request.urlopen(CIFAR10.url, timeout=5).close()  # offline: fail now, not after minutes
-        parts = [CIFAR10(data_dir(), train=train, download=True) for train in (True, False)]
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "reason", error)
-        raise InputError(
-            f"cannot download CIFAR-10: {reason}; go online, or import a copy with `resnet56 data import PATH`, "
-            "or use --data shapes10 (RESNET56_DATA=shapes10)"
-        ) from error
-    arrays = []
-    for part in parts:
-        arrays += [part.data.transpose(0, 3, 1, 2), np.asarray(part.targets)]
-    return _data_set("cifar10", "CIFAR-10", CIFAR10_CLASSES, arrays)
+
+def _first(sources: list[Callable[[], DataSet | None]]) -> tuple[DataSet | None, list[str]]:
+    """Return the data set of the first source that has it, None without one, and what is wrong with those before it."""
+    problems = []
+    for source in sources:
+        try:
+            if (data := source()) is not None:
+                return data, problems
+        except InputError as error:
+            problems.append(str(error))
+    return None, problems
 
 
 def _load_shapes10() -> DataSet:
-    path = _cache_path("shapes10")
-    if path.exists():
-        try:
-            cached = _load_cached("shapes10")
-            if cached.fingerprint == SHAPES10_FINGERPRINT:
-                return cached
-        except InputError:
-            pass  # damaged, or of another version: draw it again
+    with contextlib.suppress(InputError):  # damaged: draw it again
+        cached = load_cached("shapes10")
+        if cached is not None and cached.fingerprint == SHAPES10_FINGERPRINT:
+            return cached
     arrays = [*shapes10.draw(50_000, seed=0), *shapes10.draw(10_000, seed=1)]
-    data = _data_set("shapes10", "shapes10", shapes10.CLASSES, arrays)
+    data = make_data_set("shapes10", "shapes10", shapes10.CLASSES, arrays)
     if data.fingerprint != SHAPES10_FINGERPRINT:
         raise RuntimeError("shapes10 came out differently on this machine; please report it with your versions")
     with contextlib.suppress(InputError):  # where data/ cannot be written, draw it each time
-        _save_cached(data)
-    return data
-
-
-def _data_set(name: str, title: str, classes, arrays) -> DataSet:
-    """Make a :class:`DataSet` of arrays: training pixels and labels, test pixels and labels."""
-    digest = hashlib.sha256()
-    tensors = []
-    for array, dtype in zip(arrays, (np.uint8, np.int64) * 2, strict=True):
-        array = np.ascontiguousarray(array, dtype=dtype)
-        digest.update(array.astype(np.uint8, copy=False).data)
-        tensors.append(torch.from_numpy(array))
-    return DataSet(name, title, tuple(classes), Split(*tensors[:2]), Split(*tensors[2:]), digest.hexdigest())
-
-
-# --- The cache of imported and drawn data sets: one uncompressed .npz each ----------------------------
-
-ARRAYS = ("train_pixels", "train_labels", "test_pixels", "test_labels")
-
-
-def _cache_path(name: str) -> Path:
-    return data_dir() / f"{name}.npz"
-
-
-def _save_cached(data: DataSet) -> None:
-    about = {"title": data.title, "classes": data.classes, "fingerprint": data.fingerprint}
-    arrays = (data.train.pixels, data.train.labels.byte(), data.test.pixels, data.test.labels.byte())
-    named = {key: array.numpy() for key, array in zip(ARRAYS, arrays, strict=True)}
-    write_file(_cache_path(data.name), lambda file: np.savez(file, about=json.dumps(about), **named))
-
-
-def _load_cached(name: str) -> DataSet:
-    path = _cache_path(name)
-    if not path.exists():
-        raise InputError(f"no imported data set {name!r}: import one with `resnet56 data import PATH`")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            about = json.loads(str(file["about"]))
-            data = _data_set(name, about["title"], about["classes"], [file[key] for key in ARRAYS])
-    except Exception as error:  # zip, json and numpy each have their own errors
-        raise InputError(f"{path} is damaged ({error}); delete it and import the data again") from error
-    if data.fingerprint != about["fingerprint"]:
-        raise InputError(f"{path} is damaged (its checksum differs); delete it and import the data again")
+        save_cached(data)
     return data
