@@ -5,9 +5,11 @@ are cropped, flipped and normalised there, for all images at once, as in He et a
 :func:`resnet56.datasets.load_data` says where images come from.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -59,6 +61,16 @@ class DataSet:
     train: Split
     test: Split
     fingerprint: str
+
+
+def make_data_set(name: str, title: str, classes: tuple[str, ...], arrays: list) -> DataSet:
+    """Make a data set of arrays: training pixels, ``(N, 3, 32, 32)``, and labels, ``(N,)``, then those of the test."""
+    digest, tensors = hashlib.sha256(), []
+    for array, dtype in zip(arrays, (np.uint8, np.int64) * 2, strict=True):
+        array = np.ascontiguousarray(array, dtype=dtype)
+        digest.update(array.astype(np.uint8, copy=False).data)
+        tensors.append(torch.from_numpy(array))
+    return DataSet(name, title, tuple(classes), Split(*tensors[:2]), Split(*tensors[2:]), digest.hexdigest())
 
 
 def hold_out(split: Split, count: int, seed: int = 0) -> tuple[Split, Split]:
@@ -172,9 +184,9 @@ class Batches:
 
     def __init__(self, split: Split, batch_size: int, seed: int):
         if batch_size > len(split):
+            size = len(split)
             raise InputError(
-                f"a batch of {batch_size} is larger than the training set of {len(split)} images; choose a --batch-size "
-                f"of up to {len(split)}"
+                f"a batch of {batch_size} is larger than the training set of {size} images; use at most {size}"
             )
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.mean = pixel_mean(split)
@@ -186,7 +198,7 @@ class Batches:
         return self.views(self.draw(step))
 
     def draw(self, step: int) -> Tensor:
-        """Return what chance decides for one step, int64 ``(4, batch_size)``: image, crop's top and left, mirrored or not."""
+        """Return what chance decides for one step, int64 ``(4, batch_size)``: image, crop's top and left, mirrored?"""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._draws = self._draw_epoch(epoch)

@@ -8,13 +8,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..data import DataSet
+from ..data import DataSet, make_data_set
 from ..errors import InputError
 from ..records.files import data_dir
 from . import official
 from .archives import MAX_FILE, read_files
-from .cache import CIFAR10_CLASSES, cache_path, load_cached, make_data_set, save_cached
-from .loading import notice
+from .loading import CIFAR10_CLASSES, cache_path, first, load_cached, notice, on_disk, save_cached
 
 FULL_SIZE = (50_000, 10_000)  # CIFAR-10's training and test images
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -64,13 +63,15 @@ def import_images(path: str | Path, progress: bool = True) -> DataSet:
     return _keep_official(files, path) if files else _keep_images(images, path)
 
 
-def _keep_official(files: dict[str, bytes], path: Path) -> DataSet:
-    folder = data_dir() / official.check(files, path)
-    if folder.exists():
-        data = official.read(folder)
-        notice(f"the official CIFAR-10 is in {folder} already; nothing was written")
+def _keep_official(contents: dict[str, bytes], path: Path) -> DataSet:
+    folder, files = official.check(contents, path)
+    data, place, problems = first(on_disk("cifar10", keep=False))
+    if data is not None:
+        notice(f"the official CIFAR-10 is there already, in {place}; nothing was written")
         return data
-    official.save(files, folder)
+    if (data_dir() / folder).exists():
+        raise InputError("; ".join(problems))
+    official.save(folder, files)
     return official.decode(files)
 
 

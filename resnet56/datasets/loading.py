@@ -1,18 +1,20 @@
 """Loading: the official CIFAR-10, an imported copy, or the embedded drawings, by name."""
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
-from ..data import DataSet
+import numpy as np
+
+from ..data import DataSet, make_data_set
 from ..errors import InputError
-from ..records.files import data_dir
+from ..records.files import data_dir, write_file
 from . import official, shapes10
-from .cache import CIFAR10_CLASSES, load_cached, make_data_set, save_cached
-
-__all__ = ["CIFAR10_CLASSES", "NAMES", "available_data", "load_data", "survey_data"]
+from .official import CIFAR10_CLASSES as CIFAR10_CLASSES  # its other home
 
 COPIES = ("cifar10-png", "cifar10-jpeg")
 NAMES = ("auto", "cifar10", "cifar10-jpeg", "cifar10-png", "shapes10")
@@ -41,26 +43,25 @@ def load_data(name: str | None = None) -> DataSet:
         raise InputError(f"unknown data set {name!r}: use one of {', '.join(NAMES)}")
     if name == "shapes10":
         return _load_shapes10()
-    if name == "auto":
-        sources = [source for each in ("cifar10", *COPIES) for source in _on_disk(each)] + [official.download]
-    else:
-        sources = _on_disk(name) + [official.download] * (name == "cifar10")
-    data, problems = _first(sources)
+    names = ("cifar10", *COPIES) if name == "auto" else (name,)
+    sources = {place: load for each in names for place, load in on_disk(each).items()}
+    if "cifar10" in names:
+        sources["the download"] = official.download
+    data, place, problems = first(sources)
+    reason = "; ".join(problems)
     if data is not None:
         if problems:
-            notice(f"using {data.title}, because {'; '.join(problems)}")
+            notice(f"using {data.title}, {place}, because {reason}")
         return data
     if name == "auto":
-        notice(f"using shapes10, the embedded drawings, not CIFAR-10, because {'; '.join(problems)}")
+        notice(f"using shapes10, the embedded drawings, not CIFAR-10, because {reason}")
         return _load_shapes10()
     if name == "cifar10":
-        problems.append(
-            f"put cifar-10-python.tar.gz into {data_dir()}, or import a copy with `resnet56 data import PATH`, or use "
+        reason += (
+            f"; put cifar-10-python.tar.gz into {data_dir()}, or import a copy with `resnet56 data import PATH`, or use "
             "--data shapes10 (RESNET56_DATA=shapes10)"
         )
-    raise InputError(
-        "; ".join(problems) or f"no imported data set {name!r}: import one with `resnet56 data import PATH`"
-    )
+    raise InputError(reason or f"no imported data set {name!r}: import one with `resnet56 data import PATH`")
 
 
 def available_data() -> list[str]:
@@ -69,10 +70,10 @@ def available_data() -> list[str]:
 
 
 def survey_data() -> tuple[list[str], list[str]]:
-    """Return the names of the data sets that are on disk and intact, and a sentence about each thing that is damaged."""
+    """Return the names of the data sets that are on disk and intact, and a sentence about each damaged thing."""
     names, problems = [], []
     for name in ("cifar10", *COPIES):
-        data, found = _first(_on_disk(name, keep=False))
+        data, _, found = first(on_disk(name, keep=False))
         names += [name] * (data is not None)
         problems += found
     return [*names, "shapes10"], problems
@@ -84,23 +85,26 @@ def notice(text: str) -> None:
     print(f"Notice: {text}.".encode(encoding, "backslashreplace").decode(encoding))
 
 
-def _on_disk(name: str, keep: bool = True) -> list[Callable[[], DataSet | None]]:
-    """Return what loads a data set from each place on disk; ``keep`` an archive unpacked."""
+Sources = dict[Path | str, Callable[[], DataSet | None]]  # what loads a data set, by place; None: nothing is there
+
+
+def on_disk(name: str, keep: bool = True) -> Sources:
+    """Return the places where a data set may be on disk, the best first; ``keep`` an archive unpacked."""
     if name == "cifar10":
-        return [partial(official.read, place, keep) for place in official.places()]
-    return [partial(load_cached, name)]
+        return {place: partial(official.read, place, keep) for place in official.places()}
+    return {cache_path(name): partial(load_cached, name)}
 
 
-def _first(sources: list[Callable[[], DataSet | None]]) -> tuple[DataSet | None, list[str]]:
-    """Return the data set of the first source that has it, None without one, and what is wrong with those before it."""
+def first(sources: Sources) -> tuple[DataSet | None, Path | str, list[str]]:
+    """Return the first data set to be had (None without one), its place, and what is wrong with those before it."""
     problems = []
-    for source in sources:
+    for place, load in sources.items():
         try:
-            if (data := source()) is not None:
-                return data, problems
+            if (data := load()) is not None:
+                return data, place, problems
         except InputError as error:
             problems.append(str(error))
-    return None, problems
+    return None, "", problems
 
 
 def _load_shapes10() -> DataSet:
@@ -114,4 +118,41 @@ def _load_shapes10() -> DataSet:
         raise RuntimeError("shapes10 came out differently on this machine; please report it with your versions")
     with contextlib.suppress(InputError):  # where data/ cannot be written, draw it each time
         save_cached(data)
+    return data
+
+
+# --- The cache of imported and drawn data sets: one uncompressed .npz each ----------------------------
+
+ARRAYS = ("train_pixels", "train_labels", "test_pixels", "test_labels")
+
+
+def cache_path(name: str) -> Path:
+    """Return the file for a data set of that name."""
+    return data_dir() / f"{name}.npz"
+
+
+def save_cached(data: DataSet) -> None:
+    """Write a data set to its file, whole or not at all; InputError if that cannot be written."""
+    about = {"title": data.title, "classes": data.classes, "fingerprint": data.fingerprint}
+    arrays = (data.train.pixels, data.train.labels.byte(), data.test.pixels, data.test.labels.byte())
+    named = {key: array.numpy() for key, array in zip(ARRAYS, arrays, strict=True)}
+    write_file(cache_path(data.name), lambda file: np.savez(file, about=json.dumps(about), **named))
+
+
+def load_cached(name: str) -> DataSet | None:
+    """Load a data set from its file, None if there is none; InputError if it cannot be read, or is damaged."""
+    path = cache_path(name)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(str(file["about"]))
+            data = make_data_set(name, about["title"], about["classes"], [file[key] for key in ARRAYS])
+        reason = "" if data.fingerprint == about["fingerprint"] else "its checksum differs"
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; make it readable") from error
+    except Exception as error:  # zip, json and numpy each have their own errors
+        reason = " ".join(str(error).split()) or type(error).__name__
+    if reason:
+        raise InputError(f"{path} is damaged ({reason}); delete it, then `resnet56 data import` your copy again")
     return data

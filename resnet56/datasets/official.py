@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ..data import DataSet
+from ..data import DataSet, make_data_set
 from ..errors import InputError
 from ..records.files import check_writable, data_dir, new_folder
 from .archives import MAX_FILE, read_files
-from .cache import CIFAR10_CLASSES, make_data_set
 
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BINARY, BINARY_ARCHIVE = "cifar-10-batches-bin", "cifar-10-binary.tar.gz"
 BINARY_MD5 = {
     "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
@@ -28,17 +28,11 @@ BINARY_MD5 = {
 }
 
 
-def _torchvision():
-    from torchvision.datasets import CIFAR10  # imported here: nothing else needs torchvision
-
-    return CIFAR10
-
-
 def versions() -> dict[str, dict[str, str]]:
-    """Return the MD5 sum of each official file, by folder: Python's version, whose sums torchvision has, and the binary."""
+    """Return the official files' MD5 sums, by folder and file: of Python's version (torchvision's sums), and the binary."""
     official = _torchvision()
-    sums = dict([*official.train_list, *official.test_list, (official.meta["filename"], official.meta["md5"])])
-    return {official.base_folder: sums, BINARY: BINARY_MD5}
+    sums = [*official.train_list, *official.test_list, (official.meta["filename"], official.meta["md5"])]
+    return {official.base_folder: dict(sums), BINARY: BINARY_MD5}
 
 
 def places() -> list[Path]:
@@ -47,8 +41,14 @@ def places() -> list[Path]:
     return [data_dir() / name for name in (official.base_folder, official.filename, BINARY, BINARY_ARCHIVE)]
 
 
-def check(contents: dict[str, bytes], where: Path) -> str:
-    """Return the folder name of the version that these files, by name, make up; ``where`` they are from.
+def _torchvision():
+    from torchvision.datasets import CIFAR10  # imported here: it takes a second, and nothing else needs it
+
+    return CIFAR10
+
+
+def check(contents: dict[str, bytes], where: Path) -> tuple[str, dict[str, bytes]]:
+    """Return the version that these files (by name, found ``where``) are: its folder's name, and its files.
 
     Raises:
         InputError: if one is missing, or is not the official one; which, and how it differs.
@@ -60,19 +60,18 @@ def check(contents: dict[str, bytes], where: Path) -> str:
             wrong.append(f"{name} is missing")
         elif (found := hashlib.md5(contents[name], usedforsecurity=False).hexdigest()) != expected:
             wrong.append(f"{name} differs ({len(contents[name]):,} bytes of MD5 {found}, not {expected})")
-    if not contents:
-        wrong = ["none of its files is there"]
     if wrong:
+        wrong = wrong if contents else ["none of its files is there"]
         raise InputError(f"{where} is not the official CIFAR-10: {', '.join(wrong)}")
-    return folder
+    return folder, {name: contents[name] for name in sums}
 
 
 def read(path: Path, keep: bool = False) -> DataSet | None:
-    """Read the official CIFAR-10 from a folder or an archive under ``data/``; None if there is no such thing.
+    """Read the official CIFAR-10 from one of :func:`places`; None if there is nothing.
 
     Args:
-        path: one of :func:`places`.
-        keep: unpack an archive, if there is no folder yet, so that it is read faster next time.
+        path: a folder or an archive.
+        keep: unpack an archive if there is no folder yet, so that it is read faster next time.
 
     Raises:
         InputError: if it is damaged: which file has what wrong.
@@ -80,30 +79,29 @@ def read(path: Path, keep: bool = False) -> DataSet | None:
     if not path.exists():
         return None
     names = {name for sums in versions().values() for name in sums}
-    inside = read_files(path, lambda name: MAX_FILE if PurePosixPath(name).name in names else 0)
-    contents = {PurePosixPath(name).name: content for name, content in inside}
+    inside = read_files(path, lambda name: MAX_FILE * (PurePosixPath(name).name in names))
     try:
-        folder = data_dir() / check(contents, path)
+        folder, files = check({PurePosixPath(name).name: content for name, content in inside}, path)
     except InputError as error:
         raise InputError(f"{error}; delete {path}, then load it again online, or import it") from error
-    if keep and not folder.exists():
+    if keep and not (data_dir() / folder).exists():
         with contextlib.suppress(InputError):  # where data/ cannot be written, unpack it each time
-            save(contents, folder)
-    return decode(contents)
+            save(folder, files)
+    return decode(files)
 
 
-def save(contents: dict[str, bytes], folder: Path) -> None:
-    """Write the files of a version to its folder, which must not be there: whole or not at all."""
-    with new_folder(folder) as unfinished:
-        for name in versions()[folder.name]:
-            (unfinished / name).write_bytes(contents[name])
+def save(folder: str, files: dict[str, bytes]) -> None:
+    """Write the files of a version to its folder under ``data/``, which is not there yet: whole or not at all."""
+    with new_folder(data_dir() / folder) as unfinished:
+        for name, content in files.items():
+            (unfinished / name).write_bytes(content)
 
 
-def decode(contents: dict[str, bytes]) -> DataSet:
+def decode(files: dict[str, bytes]) -> DataSet:
     """Make a data set of official files, once they are checked: unpickling others could run what is in them."""
     arrays = []
     for part in ("data_batch", "test_batch"):
-        batches = [_decode_batch(name, contents[name]) for name in sorted(contents) if name.startswith(part)]
+        batches = [_decode_batch(name, files[name]) for name in files if name.startswith(part)]
         arrays += [np.concatenate(column) for column in zip(*batches, strict=True)]
     return make_data_set("cifar10", "CIFAR-10", CIFAR10_CLASSES, arrays)
 
@@ -114,33 +112,35 @@ def _decode_batch(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
         rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
         return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0]
     batch = pickle.loads(content, encoding="latin1")
-    return np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32), np.asarray(batch["labels"])
+    return batch["data"].reshape(-1, 3, 32, 32), np.array(batch["labels"])
 
 
 def download() -> DataSet | None:
-    """Download the official archive to ``data/``, unpack and read it; None if both are there already.
+    """Download the official archive, and keep it unpacked under ``data/``, or as it is beside a damaged folder.
+
+    Returns:
+        The data set; None if folder and archive are there, damaged: nothing that exists is replaced unasked.
 
     Raises:
         InputError: if it cannot be reached or written, or what comes is something else.
     """
     from torchvision.datasets.utils import download_url
 
-    official = _torchvision()
+    url, md5 = _torchvision().url, _torchvision().tgz_md5
     folder, archive = places()[:2]
-    if folder.exists() and archive.exists():
-        return None  # both are damaged then: nothing that exists is replaced unasked
+    is_damaged = folder.exists()
+    if is_damaged and archive.exists():
+        return None
     try:
-        urllib.request.urlopen(official.url, timeout=5).close()  # offline: fail now, not after minutes
+        urllib.request.urlopen(url, timeout=5).close()  # offline: fail now, not after minutes
         check_writable(data_dir())
         with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir()) as unfinished:
-            fetched = Path(unfinished, archive.name)
-            download_url(official.url, unfinished, archive.name, official.tgz_md5)
-            is_damaged = folder.exists()  # then the archive is kept, beside it
-            data = read(fetched, keep=True)
+            download_url(url, unfinished, archive.name, md5)
+            data = read(Path(unfinished, archive.name), keep=True)
             if is_damaged:
-                os.replace(fetched, archive)
+                os.replace(Path(unfinished, archive.name), archive)
     except (OSError, HTTPException) as error:
-        raise InputError(f"cannot download CIFAR-10 from {official.url}: {getattr(error, 'reason', error)}") from error
+        raise InputError(f"cannot download CIFAR-10 from {url}: {getattr(error, 'reason', error)}") from error
     except RuntimeError as error:
-        raise InputError(f"what {official.url} sent is not the official CIFAR-10 (its MD5 sum differs)") from error
+        raise InputError(f"what {url} sent is not the official CIFAR-10 (its MD5 sum differs)") from error
     return data
