@@ -623,6 +623,33 @@ def test_truncated_archives_are_refused(copy_folder, tmp_path, data_folder, mode
     assert not list(data_folder.iterdir())
 
 
+@pytest.mark.parametrize("make", [make_tar, make_zip])
+def test_unsafe_folders_in_archives_are_refused(make, tmp_path, monkeypatch):
+    (tmp_path / "x" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "x" / "inner")
+    with pytest.raises(InputError, match="unsafe path '../inner'|unsafe path '../inner/'|unsafe path '..'"):
+        import_images(make(Path(".."), tmp_path / "copy", "w"), progress=False)
+
+
+def test_folders_can_be_given_relative_to_where_one_is(copy_folder, monkeypatch):
+    root = copy_folder()
+    monkeypatch.chdir(root / "train")
+    assert len(import_images("..", progress=False).train) == 30
+
+
+def test_what_cannot_be_read_is_not_called_damaged(tiny, tmp_path, data_folder, monkeypatch):
+    def refuse(path, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / OFFICIAL[0]).rename(data_folder / OFFICIAL[0])
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    words = f"cannot read {data_folder / OFFICIAL[0] / 'batches.meta'}: Permission denied; make it readable"
+    assert survey_data() == (["shapes10"], [words])
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(InputError, match="cannot read .*cifar10-png.npz: Permission denied; make it readable$"):
+        load_data("cifar10-png")
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", bytes(10_000), b"PK", b"\x1f\x8b\x08"])
 def test_what_is_no_archive_is_refused(content, tmp_path):
     path = tmp_path / "copy.tar.gz"

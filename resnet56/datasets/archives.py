@@ -6,7 +6,7 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..errors import InputError
 
@@ -17,7 +17,7 @@ BLOCK = 4096  # bytes that an empty file counts for, so that their number is bou
 Entry = tuple[str, int, Callable[[], bytes]]  # a file's name, its size in bytes, and what reads it
 
 
-def read_files(path: Path, limit: Callable[[str], int]) -> Iterator[tuple[str, bytes]]:
+def read_files(path: Path, limit: Callable[[PurePosixPath], int]) -> Iterator[tuple[PurePosixPath, bytes]]:
     """Yield the name and the content of files, one by one.
 
     Args:
@@ -32,26 +32,24 @@ def read_files(path: Path, limit: Callable[[str], int]) -> Iterator[tuple[str, b
     total = 0
     try:
         for name, size, read in entries(path):
-            if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
-                raise InputError(f"{path}: unsafe path {name!r}; nothing was imported")
-            allowed, total = limit(name), total + max(size, BLOCK)
+            name, total = PurePosixPath(name), total + max(size, BLOCK)
+            allowed = limit(name)
             if size > (allowed or size) or total > MAX_TOTAL:
-                raise InputError(f"{path}: {name!r} has {size:,} bytes, too many for {path.name} to be CIFAR-10")
+                raise InputError(f"{path}: {str(name)!r} has {size:,} bytes, too many for {path.name} to be CIFAR-10")
             if allowed:
                 yield name, read()
     except InputError:
         raise
-    except OSError as error:
-        if error.errno is None:  # raised by a decompressor
-            raise _damage(path, error) from error
-        raise InputError(f"cannot read {error.filename or path}: {error.strerror}; make it readable") from error
     except Exception as error:  # tarfile, zipfile, zlib and lzma have no base class in common
-        raise _damage(path, error) from error
+        if isinstance(error, OSError) and error.errno:  # else a decompressor raised it
+            raise InputError(f"cannot read {error.filename or path}: {error.strerror}; make it readable") from error
+        kinds = ".tar, .tar.gz, .tar.xz or .zip archive"
+        raise InputError(f"{path} is not a complete {kinds} ({one_line(error)}); get it again") from error
 
 
-def _damage(path: Path, error: Exception) -> InputError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"{path} is not a complete .tar, .tar.gz, .tar.xz or .zip archive ({reason}); get it again")
+def one_line(error: Exception) -> str:
+    """Return what an exception says, or else its name, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _folder(folder: Path) -> Iterator[Entry]:
@@ -85,9 +83,15 @@ class _Header(tarfile.TarInfo):
         return header
 
 
+def _check_name(path: Path, name: str) -> None:
+    if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
+        raise InputError(f"{path}: unsafe path {name!r}; nothing was imported")
+
+
 def _tar(path: Path) -> Iterator[Entry]:
     with tarfile.open(path, "r|*", tarinfo=_Header) as archive:  # a stream
         for member in archive:
+            _check_name(path, member.name)
             if not (member.isfile() or member.isdir()):
                 raise InputError(f"{path}: {member.name!r} is a link or a device, not a file; nothing was imported")
             if member.isfile():
@@ -97,6 +101,7 @@ def _tar(path: Path) -> Iterator[Entry]:
 def _zip(path: Path) -> Iterator[Entry]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
+            _check_name(path, member.filename)
             if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise InputError(f"{path}: {member.filename!r} is a link or a device, not a file; nothing was imported")
             if member.flag_bits & 1:

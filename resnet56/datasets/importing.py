@@ -12,7 +12,7 @@ from ..data import DataSet, make_data_set
 from ..errors import InputError
 from ..records.files import data_dir
 from . import official
-from .archives import MAX_FILE, read_files
+from .archives import MAX_FILE, one_line, read_files
 from .loading import CIFAR10_CLASSES, cache_path, first, load_cached, notice, on_disk, save_cached
 
 FULL_SIZE = (50_000, 10_000)  # CIFAR-10's training and test images
@@ -42,24 +42,23 @@ def import_images(path: str | Path, progress: bool = True) -> DataSet:
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path} does not exist; give a folder, or a .tar, .tar.gz, .tar.xz or .zip file")
-    names = {name for sums in official.versions().values() for name in sums}
+    names = official.file_names()
 
-    def limit(name: str) -> int:
-        name = PurePosixPath(name).name
-        is_image = name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-        return MAX_FILE if name in names else is_image * MAX_IMAGE_BYTES
+    def limit(file: PurePosixPath) -> int:
+        is_image = file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+        return MAX_FILE if file.name in names else is_image * MAX_IMAGE_BYTES
 
     files, images = {}, {}
-    for name, content in tqdm(
-        read_files(path, limit), desc=f"Importing {path.name}", unit=" files", disable=not progress
-    ):
-        if PurePosixPath(name).name in names:
-            files[PurePosixPath(name).name] = content
+    inside = read_files(path, limit)
+    for file, content in tqdm(inside, desc=f"Importing {path.name}", unit=" files", disable=not progress):
+        if file.name in names:
+            files[file.name] = content
             continue
-        key = _check_name(path, name)
+        key, where = file.parts[-3:], f"{path}: {str(file)!r}"
+        _check_name(key, where)
         if key in images:
             raise InputError(f"{path}: {'/'.join(key)!r} is there twice; leave one of them out")
-        images[key] = _decode(content, f"{path}: {name!r}")
+        images[key] = _decode(content, where)
     return _keep_official(files, path) if files else _keep_images(images, path)
 
 
@@ -102,15 +101,12 @@ def _keep_images(images: dict[tuple[str, str, str], tuple[np.ndarray, str]], pat
     return data
 
 
-def _check_name(path: Path, name: str) -> tuple[str, str, str]:
-    """Return split, class and file name of an image's path."""
-    parts = PurePosixPath(name).parts[-3:]
-    if len(parts) < 3 or parts[0] not in ("train", "test"):
-        raise InputError(f"{path}: {name!r} is not of the form train/<class>/<image> or test/<class>/<image>")
-    if parts[1] not in CIFAR10_CLASSES:
+def _check_name(key: tuple[str, ...], where: str) -> None:
+    if len(key) < 3 or key[0] not in ("train", "test"):
+        raise InputError(f"{where} is not of the form train/<class>/<image> or test/<class>/<image>")
+    if key[1] not in CIFAR10_CLASSES:
         classes = ", ".join(CIFAR10_CLASSES)
-        raise InputError(f"{path}: {name!r} is of class {parts[1]!r}, which is not one of CIFAR-10's: {classes}")
-    return parts
+        raise InputError(f"{where} is of class {key[1]!r}, which is not one of CIFAR-10's: {classes}")
 
 
 def _decode(content: bytes, name: str) -> tuple[np.ndarray, str]:
@@ -123,8 +119,7 @@ def _decode(content: bytes, name: str) -> tuple[np.ndarray, str]:
     except InputError:
         raise
     except Exception as error:  # a damaged or hostile file can raise nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{name} cannot be decoded as PNG or JPEG ({reason})") from error
+        raise InputError(f"{name} cannot be decoded as PNG or JPEG ({one_line(error)})") from error
 
 
 def _check_counts(path: Path, split: str, counts: Counter) -> None:

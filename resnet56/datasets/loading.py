@@ -14,6 +14,7 @@ from ..data import DataSet, make_data_set
 from ..errors import InputError
 from ..records.files import data_dir, write_file
 from . import official, shapes10
+from .archives import one_line
 from .official import CIFAR10_CLASSES as CIFAR10_CLASSES  # its other home
 
 COPIES = ("cifar10-png", "cifar10-jpeg")
@@ -29,7 +30,7 @@ def load_data(name: str | None = None) -> DataSet:
 
             * ``"cifar10"``: the official CIFAR-10, from its folder, its archive (``cifar-10-python.tar.gz``) or
               a download (170 MB) to ``data/``; every file is checked against its MD5 sum;
-            * ``"cifar10-jpeg"``, ``"cifar10-png"``: a copy imported with :func:`resnet56.datasets.importing.import_images`;
+            * ``"cifar10-jpeg"``, ``"cifar10-png"``: a copy imported with :func:`resnet56.datasets.import_images`;
             * ``"shapes10"``: the embedded one, drawn on first use (see :mod:`resnet56.datasets.shapes10`);
             * ``"auto"``: the first to be had of official CIFAR-10 on disk, an imported copy, the download,
               and ``shapes10``;
@@ -57,20 +58,18 @@ def load_data(name: str | None = None) -> DataSet:
         notice(f"using shapes10, the embedded drawings, not CIFAR-10, because {reason}")
         return _load_shapes10()
     if name == "cifar10":
-        reason += (
-            f"; put cifar-10-python.tar.gz into {data_dir()}, or import a copy with `resnet56 data import PATH`, or use "
-            "--data shapes10 (RESNET56_DATA=shapes10)"
-        )
+        reason += f"; put cifar-10-python.tar.gz into {data_dir()}, import a copy with `resnet56 data import PATH`, "
+        reason += "or use --data shapes10 (RESNET56_DATA=shapes10)"
     raise InputError(reason or f"no imported data set {name!r}: import one with `resnet56 data import PATH`")
 
 
 def available_data() -> list[str]:
-    """List the names of the data sets that are on disk and intact; shapes10 always is, the others are read whole."""
+    """List the names of the data sets that are on disk, whole and intact; shapes10 always counts as such."""
     return survey_data()[0]
 
 
 def survey_data() -> tuple[list[str], list[str]]:
-    """Return the names of the data sets that are on disk and intact, and a sentence about each damaged thing."""
+    """Return :func:`available_data`, and a sentence about each thing on disk that is damaged."""
     names, problems = [], []
     for name in ("cifar10", *COPIES):
         data, _, found = first(on_disk(name, keep=False))
@@ -152,7 +151,7 @@ def load_cached(name: str) -> DataSet | None:
     except PermissionError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; make it readable") from error
     except Exception as error:  # zip, json and numpy each have their own errors
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
     if reason:
         raise InputError(f"{path} is damaged ({reason}); delete it, then `resnet56 data import` your copy again")
     return data

@@ -7,7 +7,7 @@ import pickle
 import tempfile
 import urllib.request
 from http.client import HTTPException
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -29,10 +29,15 @@ BINARY_MD5 = {
 
 
 def versions() -> dict[str, dict[str, str]]:
-    """Return the official files' MD5 sums, by folder and file: of Python's version (torchvision's sums), and the binary."""
+    """Return the official files' MD5 sums, by folder and file: Python's version (from torchvision) and the binary."""
     official = _torchvision()
     sums = [*official.train_list, *official.test_list, (official.meta["filename"], official.meta["md5"])]
     return {official.base_folder: dict(sums), BINARY: BINARY_MD5}
+
+
+def file_names() -> set[str]:
+    """Return the names of all official files."""
+    return {name for sums in versions().values() for name in sums}
 
 
 def places() -> list[Path]:
@@ -78,10 +83,10 @@ def read(path: Path, keep: bool = False) -> DataSet | None:
     """
     if not path.exists():
         return None
-    names = {name for sums in versions().values() for name in sums}
-    inside = read_files(path, lambda name: MAX_FILE * (PurePosixPath(name).name in names))
+    names = file_names()
+    contents = {file.name: content for file, content in read_files(path, lambda file: MAX_FILE * (file.name in names))}
     try:
-        folder, files = check({PurePosixPath(name).name: content for name, content in inside}, path)
+        folder, files = check(contents, path)
     except InputError as error:
         raise InputError(f"{error}; delete {path}, then load it again online, or import it") from error
     if keep and not (data_dir() / folder).exists():
@@ -126,8 +131,7 @@ def download() -> DataSet | None:
     """
     from torchvision.datasets.utils import download_url
 
-    url, md5 = _torchvision().url, _torchvision().tgz_md5
-    folder, archive = places()[:2]
+    url, (folder, archive) = _torchvision().url, places()[:2]
     is_damaged = folder.exists()
     if is_damaged and archive.exists():
         return None
@@ -135,7 +139,7 @@ def download() -> DataSet | None:
         urllib.request.urlopen(url, timeout=5).close()  # offline: fail now, not after minutes
         check_writable(data_dir())
         with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir()) as unfinished:
-            download_url(url, unfinished, archive.name, md5)
+            download_url(url, unfinished, archive.name, _torchvision().tgz_md5)
             data = read(Path(unfinished, archive.name), keep=True)
             if is_damaged:
                 os.replace(Path(unfinished, archive.name), archive)
