@@ -618,7 +618,7 @@ def test_many_files_that_are_large_together_are_refused(tmp_path, data_folder, m
 def test_truncated_archives_are_refused(copy_folder, tmp_path, data_folder, mode, share):
     path = (make_zip if mode == "zip" else make_tar)(copy_folder(), tmp_path / "copy.tar", f"w:{mode}")
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(InputError, match="is not a complete|images, other classes|no (train|test) images of"):
+    with pytest.raises(InputError, match="is not a complete"):
         import_images(path, progress=False)
     assert not list(data_folder.iterdir())
 
@@ -648,6 +648,17 @@ def test_what_cannot_be_read_is_not_called_damaged(tiny, tmp_path, data_folder, 
     monkeypatch.setattr(np, "load", refuse)
     with pytest.raises(InputError, match="cannot read .*cifar10-png.npz: Permission denied; make it readable$"):
         load_data("cifar10-png")
+
+
+@pytest.mark.parametrize("size", [0, 1, 100])
+def test_a_tar_file_cut_between_two_files_is_refused(size, copy_folder, tmp_path):
+    path = make_tar(copy_folder(train=1, test=1), tmp_path / "copy.tar", "w")
+    with tarfile.open(path) as archive:
+        last = archive.getmembers()[-1]
+    with open(path, "r+b") as file:
+        file.truncate(last.offset + size)
+    with pytest.raises(InputError, match="is not a complete .* .it ends too early"):
+        import_images(path, progress=False)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", bytes(10_000), b"PK", b"\x1f\x8b\x08"])

@@ -77,6 +77,8 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf, encoding, errors):
+        if len(buf) < tarfile.BLOCKSIZE:  # tarfile would take it for the end
+            raise EOFError("it ends too early")
         header = super().frombuf(buf, encoding, errors)
         if header.size > MAX_FILE:
             raise InputError(f"{header.name!r} announces {header.size:,} bytes; no file of CIFAR-10 has so many")
