@@ -6,7 +6,6 @@ are cropped, flipped and normalised there, for all images at once, as in He et a
 """
 
 import hashlib
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,13 +121,11 @@ def evenly(split: Split, count: int) -> Split:
     """
     if count < 1:
         raise InputError(f"cannot choose {count} images; choose 1 or more")
-    if count >= len(split):
-        return split
     labels = split.labels.cpu()
     classes = sorted(((labels == label).nonzero().flatten() for label in labels.unique()), key=len)
     chosen = []
     for number, members in enumerate(classes):
-        wanted = min(len(members), math.ceil((count - sum(map(len, chosen))) / (len(classes) - number)))
+        wanted = min(len(members), (count - sum(map(len, chosen))) // (len(classes) - number))
         chosen.append(members[torch.arange(wanted) * len(members) // max(1, wanted)])
     return split[torch.cat(chosen).sort().values]
 
@@ -183,14 +180,14 @@ class Batches:
     """
 
     def __init__(self, split: Split, batch_size: int, seed: int):
-        if batch_size > len(split):
-            size = len(split)
+        size = len(split)
+        if batch_size > size:
             raise InputError(
-                f"a batch of {batch_size} is larger than the training set of {size} images; use at most {size}"
+                f"a batch of {batch_size} is larger than the training set of {size} images; use up to {size}"
             )
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.mean = pixel_mean(split)
-        self.steps_per_epoch = len(split) // batch_size
+        self.steps_per_epoch = size // batch_size
         self._epoch = None
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
