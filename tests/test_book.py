@@ -5,6 +5,7 @@ import re
 import statistics
 from pathlib import Path
 
+import cells
 import pytest
 import yaml
 
@@ -67,15 +68,15 @@ def test_the_status_page_shows_the_latest_executions():
 def test_every_notebook_begins_with_the_same_hidden_cell():
     first = {path.stem: code_cells(path)[0] for path in NOTEBOOKS}
     assert {name for name, cell in first.items() if cell["metadata"].get("tags") != ["remove-cell"]} == set()
-    assert len({"".join(cell["source"]) for cell in first.values()}) == 1, "test_execute.py tests the one of status.ipynb"
+    assert {"".join(cell["source"]) for cell in first.values()} == {cells.FIRST_CELL}, "python book/cells.py"
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_every_chapter_asks_lets_predict_and_has_exercises_with_solutions(path):
-    cells = json.loads(path.read_text())["cells"]
-    assert "**The question.**" in "".join(cells[0]["source"])
+    chapter = json.loads(path.read_text())["cells"]
+    assert "**The question.**" in "".join(chapter[0]["source"])
     events = []  # classes of admonitions, and tags of code cells, in order
-    for cell in cells:
+    for cell in chapter:
         if cell["cell_type"] == "markdown":
             source = "".join(cell["source"])
             events += re.findall(r"^(?:`{3,}|:{3,})\{admonition\}.*\n:class: (.*)$", source, re.MULTILINE)
@@ -125,11 +126,11 @@ def test_readme_quotes_the_recorded_suite():
     suite = re.search(r"\]\(data/runs/([\w-]+)/figure\.png\)", readme)[1]
     runs = load(ROOT / "data" / "runs" / suite)
     for arch, members in runs.groupby("arch"):
-        cells = [display_name(arch), str(len(members))]
+        columns = [display_name(arch), str(len(members))]
         for errors in (members["train_error"].tolist(), members["test_error"].tolist()):
             spread = f" ± {statistics.stdev(errors):.1f}" if len(errors) > 1 else ""
-            cells.append(f"{statistics.mean(errors):.1f}{spread}")
-        row = f"| {' | '.join(cells)} |"
+            columns.append(f"{statistics.mean(errors):.1f}{spread}")
+        row = f"| {' | '.join(columns)} |"
         assert row in readme, f"README should have: {row}"
     about = runs["run"].iloc[0].about
     for fact in (about["data"]["title"], f"{about['steps']:,} steps", about["recipe"]["precision"], about["hardware"]["name"]):

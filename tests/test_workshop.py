@@ -9,7 +9,10 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import cells
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -48,8 +51,8 @@ def imported(source):
 
 
 def imported_by_notebooks():
-    cells = [cell for path in NOTEBOOKS for cell in json.loads(path.read_text())["cells"]]
-    return imported("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"))
+    all_cells = [cell for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells]
+    return imported("\n".join(cell.source for cell in all_cells if cell.cell_type == "code"))
 
 
 def test_every_version_is_pinned_and_the_lock_has_it():
@@ -93,7 +96,32 @@ def test_spelling_of_prose_counts_and_that_of_outputs_does_not(where, tmp_path):
     wrong = "t" + "eh\n"  # in two pieces, for this file is checked too
     cell = {"cell_type": "code", "source": [], "outputs": []}
     output = {"name": "stdout", "output_type": "stream", "text": [wrong]}
-    cells = [{**cell, where: [output if where == "outputs" else wrong]}, {**cell, "source": ["right\n"]}]
-    path.write_text(json.dumps({"cells": cells}, indent=1))
+    both = [{**cell, where: [output if where == "outputs" else wrong]}, {**cell, "source": ["right\n"]}]
+    path.write_text(json.dumps({"cells": both}, indent=1))
     command = [Path(sys.executable).with_name("codespell"), "--toml", ROOT / "pyproject.toml", path]
     assert subprocess.run(command, capture_output=True).returncode == (65 if where == "source" else 0)
+
+
+# Notebooks
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_have_the_common_first_cell_and_are_folded_as_their_tags_say(path):
+    before = path.read_text(encoding="utf-8")
+    notebook = nbformat.reads(before, as_version=4)
+    cells.share(notebook)
+    assert nbformat.writes(notebook) + "\n" == before, "python book/cells.py"
+
+
+def test_what_is_folded():
+    cell = new_code_cell("1", metadata={"tags": ["nbval-skip", "hide-cell"], "mystnb": {"a": 1}})
+    before = dict(cell.metadata)
+    cells.fold(cell)
+    folded = {"jupyter": {"source_hidden": True, "outputs_hidden": True}, "cellView": "form"}
+    assert cell.metadata == {**before, **folded}
+    cell.metadata["tags"] = ["hide-input"]
+    cells.fold(cell)
+    assert cell.metadata["jupyter"] == {"source_hidden": True}
+    cell.metadata["tags"] = ["nbval-skip"]
+    cells.fold(cell)
+    assert cell.metadata == {"tags": ["nbval-skip"], "mystnb": {"a": 1}}
