@@ -6,8 +6,8 @@ import statistics
 from pathlib import Path
 
 import cells
+import pdf
 import pytest
-import yaml
 
 from resnet56 import find_runs, load_run
 from resnet56.plots import display_name
@@ -23,10 +23,18 @@ def code_cells(path):
 
 
 def test_every_chapter_of_the_table_of_contents_exists_and_none_is_left_out():
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    listed = {toc["root"]} | {chapter["file"] for part in toc["parts"] for chapter in part["chapters"]}
-    there = {path.relative_to(ROOT).with_suffix("").as_posix() for path in (ROOT / "book").glob("*.*") if path.suffix in (".md", ".ipynb")}
-    assert listed == there and NOTEBOOKS
+    paths = [*NOTEBOOKS, *(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("api/*.md")]
+    there = {path.relative_to(ROOT).with_suffix("").as_posix() for path in paths}
+    assert set(pdf.page_names()) == there and NOTEBOOKS
+
+
+def test_every_module_of_the_package_is_on_one_api_page_and_in_the_overview():
+    files = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "resnet56").rglob("*.py")]
+    modules = {".".join(path.parts) for path in files if path.name not in ("__init__", "__main__", "cli")}
+    pages = "".join(path.read_text() for path in (ROOT / "book" / "api").glob("*.md"))
+    listed = re.findall(r"^\.\. automodule:: (\S+)\n   :members:$", pages, re.MULTILINE)
+    overview = re.findall(r"^   (resnet56\S+)$", (ROOT / "book" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(overview) == sorted(modules)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
