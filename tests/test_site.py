@@ -13,8 +13,9 @@ import build
 import pdf
 import pytest
 import yaml
+from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from resnet56 import InputError
 
@@ -253,12 +254,26 @@ def tab(browser, request):
     assert not troubles
 
 
-@pytest.mark.slow
-@each_page
-def test_a_page_works_from_disk(tab, page):
+def visit(tab: Page, page: str) -> None:
     tab.goto((HTML / f"{page}.html").as_uri())
     if tab.locator(".math").count():
         tab.wait_for_function("MathJax.startup.promise.then(() => true)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [*PAGES, "_modules/resnet56/model"])
+def test_axe_finds_no_barrier(tab, page):
+    """Accessibility, contrast included, with all that is folded opened."""
+    visit(tab, page)
+    tab.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
+    found = Axe().run(tab)
+    assert not found.violations_count, found.generate_report()
+
+
+@pytest.mark.slow
+@each_page
+def test_a_page_works_from_disk(tab, page):
+    visit(tab, page)
     assert tab.locator(".math:not(:has(mjx-container))").count() == 0, "mathematics that is not rendered"
     assert tab.locator("mjx-merror, [data-mjx-error]").count() == 0, "mathematics with an error"
     wide = tab.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
