@@ -64,7 +64,7 @@ lock: $(READY)  ## Work out requirements.lock anew, after a change of requiremen
 	    --output-file requirements.lock requirements.txt pyproject.toml
 
 clean:  ## Remove what was built; data sets, checkpoints, records and .venv stay
-	rm -rf _build .pytest_cache *.egg-info
+	rm -rf _build .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # The environment: requirements.txt in the versions of requirements.lock, which holds for GPU and CPU builds on all systems.
