@@ -11,6 +11,11 @@ from typing import IO
 
 from ..errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows has none; there nothing is locked
+    fcntl = None
+
 
 def data_dir() -> Path:
     """Return the folder for data sets and recorded runs: ``RESNET56_HOME``, or ``data/`` in a checkout of the project.
@@ -98,3 +103,31 @@ def unused(path: Path) -> Path:
     """Return ``path``, or if there is something of that name, the first of ``path-2``, ``path-3``, ... without."""
     names = itertools.chain([path.name], (f"{path.name}-{number}" for number in itertools.count(2)))
     return next(path.with_name(name) for name in names if not path.with_name(name).exists())
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Keep other processes from training the run that is saved to ``path``; however this one ends, its lock ends too.
+
+    Raises:
+        InputError: if another process has it.
+    """
+    path = Path(path)
+    if fcntl is None:
+        yield
+        return
+    beside = path.with_name(f".{path.name}.lock")
+    with _explained(beside):
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        file = open(beside, "w")  # noqa: SIM115 (closed below, when the run is over)
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{path} is being trained by another process; wait for it, or train elsewhere with --out FOLDER"
+            ) from error
+        try:
+            yield
+        finally:
+            beside.unlink(missing_ok=True)
