@@ -17,10 +17,10 @@ from resnet56 import InputError, Recipe, build_model, cli, evaluate, hold_out, l
 from resnet56.data import DataSet, Split, normalise
 from resnet56.datasets.loading import CIFAR10_CLASSES
 from resnet56.instruments.inspection import dead_filters
+from resnet56.recipe import PRESETS
 from resnet56.records import files
 from resnet56.records.checkpoint import load_checkpoint
 from resnet56.records.foreign import load_network
-from resnet56.recipe import PRESETS
 
 VALIDATION, TEST = 25.0, 42.0  # the errors that a network makes that has learned the training images
 QUICK = ["--batch-size", "20", "--data", "shapes10", "--device", "cpu", "--precision", "fp32"]
