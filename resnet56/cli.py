@@ -51,6 +51,7 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
         check_numbers(vars(options))
         if under_torchrun() and options.command != "train":
             raise InputError("several processes can only train; run this command without torchrun")
+        _check_out(options.command, vars(options).get("out"))
         COMMANDS[options.command](options)
     except InputError as error:
         return 2, f"error: {error}"
@@ -67,6 +68,16 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
             raise
         return 1, "stopped: out of memory; a smaller --batch-size needs less"
     return 0, ""
+
+
+def _check_out(command: str, out: Path | None) -> None:
+    """Refuse an --out that cannot be written, before anything else is done."""
+    if out and command in ("bench", "inspect"):
+        if out.exists() and not out.is_file():
+            raise InputError(f"--out {out} is not a file; give the name of one")
+        check_writable(out.parent)
+    elif out and command != "measure":  # which writes beside what it reads
+        check_writable(out)
 
 
 def _replace(recipe: Recipe, given: dict) -> Recipe:
@@ -235,8 +246,6 @@ def run_inspect(options: argparse.Namespace) -> None:
     out = given.get("out")
     if out and out.exists():
         raise InputError(f"{out} is there already; give the name of a new file with --out")
-    if out:
-        check_writable(out.parent)
     network, data = _network_and_data(given, options.checkpoint)
     train, test = evenly(data.train, 128).to(device), evenly(data.test, given.get("images", 500)).to(device)
     table = inspect_network(network.model.to(device), network.mean.to(device), train, test)
