@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from resnet56.errors import InputError
-from resnet56.records.files import write_file
+from resnet56.records.files import check_writable, write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "_build"
@@ -95,13 +95,23 @@ def fill_in(notebook: Path, address: str) -> None:
 
 def build(address: str | None) -> None:
     """Build the pages in ``_build/html``; what was there before goes, with the pages of chapters that are no more."""
+    try:
+        check_writable(BUILT)
+    except InputError as error:
+        raise InputError(
+            f"{str(error).split(';')[0]}; copy the project to a folder you can write to, and build there"
+        ) from error
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    if not jupyter_book.exists():
+        raise InputError(
+            f"there is no {jupyter_book}; install it with: pip install -r requirements.txt, or use make book"
+        )
     config = ROOT / "_config.yml"
     if address:
         settings = with_repository(yaml.safe_load(config.read_text(encoding="utf-8")), address)
         config = BUILT / "_config.yml"
         write_file(config, lambda file: file.write(yaml.safe_dump(settings).encode()))
     shutil.rmtree(BUILT / "html", ignore_errors=True)
-    jupyter_book = Path(sys.executable).with_name("jupyter-book")
     options = ["-W", "-n", "--keep-going", "--all", "-q"]
     subprocess.run([jupyter_book, "build", ROOT, "--config", config, *options], check=True)
     if address:
@@ -118,6 +128,8 @@ def main() -> int:
         return 2
     except subprocess.CalledProcessError as error:
         return error.returncode
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

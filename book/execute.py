@@ -96,8 +96,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         paths = options.notebooks or all_notebooks()
         notebooks = [read(path) for path in paths]
-        if options.out:
-            check_writable(options.out)
+        try:
+            for folder in {options.out} if options.out else {path.parent for path in paths}:
+                check_writable(folder)
+        except InputError as error:
+            advice = "give a folder you can write to with --out FOLDER"
+            raise InputError(f"{str(error).split(';')[0]}; {advice}") from error
         data = load_data()
         os.environ["RESNET56_DATA"] = data.name  # one data set for all of them
         conditions = {

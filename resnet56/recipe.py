@@ -66,6 +66,7 @@ class Recipe:
         check("schedule", self.schedule in SCHEDULES, " or ".join(SCHEDULES))
         check("milestones", all(0 < m < 1 for m in self.milestones), "fractions of the run, between 0 and 1")
         check("warmup", self.warmup >= 0, "zero or positive")
+        check("warmup", self.warmup == 0 or self.schedule == "step", "0 for a one-cycle schedule, which starts low")
         check("momentum", 0 <= self.momentum < 1, "from 0 up to, not including, 1")
         check("weight_decay", 0 <= self.weight_decay < math.inf, "zero or positive")
         check("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 up to, not including, 1")

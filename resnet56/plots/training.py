@@ -273,7 +273,7 @@ def plot_results(summary: pd.DataFrame, conditions: str) -> Figure:
             label="measured here",
         )
         others = published()
-        for (source, table), mark in zip(others.groupby("source", sort=False), "Ds^", strict=True):
+        for (source, table), mark in zip(others.groupby("source", sort=False), "Ds^v", strict=True):
             table = table[table["family"] == family].sort_values("depth")
             if len(table):
                 axis.errorbar(
