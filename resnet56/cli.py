@@ -309,32 +309,9 @@ def run_bench(options: argparse.Namespace) -> None:
     out = given.get("out", data_dir() / "bench.json")
     check_writable(out.parent)
     result = bench(load_data(given.get("data")), device=device, **settings)
+    print(f"\n{result.report()}")
     result.save(out)
-
-    about = result.about
-    shown = result.table().rename(columns={"end_to_end": "end to end", "memory": "peak MiB"})
-    formats = {
-        "step": "{:,.0f}".format,
-        "end to end": "{:,.0f}".format,
-        "ratio": "{:.2f}".format,
-        "peak MiB": "{:,.0f}".format,
-    }
-    print(
-        f"\n{about['arch']}, batches of {about['batch_size']}, {about['hardware']['name']}; images per second, "
-        f"medians of {about['rounds']} rounds\n"
-    )
-    print(shown.rename_axis(None).to_string(formatters=formats, na_rep="-"))
-    best = result.table()["end_to_end"]
-    bound = about["matmul_gflops"] / about["image_gflop"]
-    print(
-        f"\nA large {about['precision']} matrix product runs at {about['matmul_gflops']:,.0f} GFLOP/s here; an image takes "
-        f"{about['image_gflop']:.2f} GFLOP.\nThat bounds any loop to {bound:,.0f} images per second; "
-        f"the fastest one reaches {100 * best.max() / bound:.0f} % of it."
-    )
-    print(
-        f"The paper's 64,000 steps of 128 images would take {64_000 * 128 / best.max() / 60:,.0f} minutes at that speed."
-    )
-    print(f"Recording gradients each 50 steps adds {about['recording_percent']:.1f} %.\nTable: {out}")
+    print(f"Table: {out}")
 
 
 def run_reproduce(options: argparse.Namespace) -> None:
