@@ -60,7 +60,7 @@ function playgroundNetwork() {
     return {
       inputs, outputs,
       weight: parameter(init === "dirac" && inputs === outputs ? identity : weight), // a row for each output
-      gain: parameter(filled(outputs, 1)), // the last layer, which is not normalised, does not use it
+      gain: parameter(filled(outputs === WIDTH ? WIDTH : 0, 1)), // the last layer is not normalised
       offset: parameter(filled(outputs)),
       scale: filled(outputs), // 1 / standard deviation, of normalisation
     };
