@@ -207,3 +207,132 @@ def test_weights_after_fifty_steps_are_those_of_pytorch(laboratory, remedy, stre
     case = {"depth": 6, "data": "rings", "strength": strength, "init": init, "remedy": remedy}
     worst = compare(laboratory, DEFAULTS | case, 50, free=True)
     assert max(worst.values()) < 1e-5, worst
+
+
+# What the page says
+
+FATE = """async ([source, cases, steps]) => {
+  const work = `${source}
+    onmessage = ({data: [settings, steps]}) => {
+      const experiment = playgroundNetwork().createExperiment(settings);
+      const ratios = [], losses = [];
+      for (let step = 0; step < steps; step++) {
+        const {loss, norms} = experiment.step();
+        ratios.push(norms[0] / norms.at(-2));
+        losses.push(loss);
+      }
+      const error = 100 * experiment.look(new Float64Array(0)).error;
+      postMessage({error, start: ratios[0], end: ratios.slice(-20).sort((a, b) => a - b)[10], finite: isFinite(losses.at(-1))});
+    };`;
+  const address = URL.createObjectURL(new Blob([work]));
+  const queue = cases.map((settings, index) => [settings, index]);
+  const results = [];
+  const runner = async () => {
+    const worker = new Worker(address);
+    while (queue.length) {
+      const [settings, index] = queue.shift();
+      results[index] = await new Promise((resolve) => {
+        worker.onmessage = ({data}) => resolve(data);
+        worker.postMessage([settings, steps]);
+      });
+    }
+    worker.terminate();
+  };
+  await Promise.all([runner(), runner()]);
+  return results;
+}"""
+SEEDS = range(1, 6)
+
+
+@pytest.fixture(scope="module")
+def fate(browser):
+    """A function that trains networks of five seeds for 400 steps by the page's own code, once for all tests."""
+    page = browser.new_page()
+    known = {}
+
+    def train(**case) -> list[dict]:
+        key = str(sorted(case.items()))
+        if key not in known:
+            cases = [DEFAULTS | case | {"seed": seed} for seed in SEEDS]
+            known[key] = page.evaluate(FATE, [NETWORK, cases, 400])
+        return known[key]
+
+    yield train
+    page.close()
+
+
+def mean_error(results: list[dict]) -> float:
+    return sum(result["error"] for result in results) / len(results)
+
+
+@pytest.mark.slow
+def test_the_race_ends_as_told(fate):
+    plain, residual = fate(strength=0), fate()
+    assert sum(result["error"] > 30 for result in plain) >= 4, plain
+    assert sum(result["error"] < 1 for result in residual) >= 4, residual
+
+
+@pytest.mark.slow
+def test_gradients_explode_in_the_first_step_and_no_longer_at_the_end(fate):
+    plain, residual = fate(strength=0), fate()
+    assert all(5_000 < result["start"] < 1_000_000 for result in plain), plain
+    assert all(2 < result["start"] < 100 for result in residual), residual
+    assert all(result["end"] < 20 for result in plain), plain
+
+
+@pytest.mark.slow
+def test_how_deep_a_plain_network_may_be(fate):
+    errors = [mean_error(fate(strength=0, depth=depth)) for depth in (8, 20, 32, 56)]
+    assert errors[0] < 1 and errors[1] < 10 and 12 < errors[2] < 40 and errors[3] > 33, errors
+    assert mean_error(fate(depth=20)) < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [
+    {"remedy": "clip"}, {"remedy": "layerwise"}, {"remedy": "layerwise", "rate": 0.01}, {"rate": 0.005}, {"rate": 0.2},
+], ids=str)
+def test_what_acts_on_steps_alone_leaves_plain_56_guessing(fate, case):
+    assert mean_error(fate(strength=0, **case)) > 35
+
+
+@pytest.mark.slow
+def test_what_a_start_near_the_identity_does(fate):
+    untreated, dirac = mean_error(fate(strength=0)), mean_error(fate(strength=0, init="dirac"))
+    assert 8 < dirac < 0.7 * untreated
+    assert mean_error(fate(strength=0, init="dirac", remedy="clip")) < 8 < dirac
+
+
+@pytest.mark.slow
+def test_how_strong_a_shortcut_must_be(fate):
+    errors = [mean_error(fate(strength=strength)) for strength in (0.3, 0.6, 0.9)]
+    assert errors[0] > 28 > 25 > errors[1] > 8 > 4 > errors[2], errors
+    assert not any(result["finite"] for result in fate(strength=1.2))
+
+
+@pytest.mark.slow
+def test_even_a_disc_is_too_hard_for_plain_56(fate):
+    assert mean_error(fate(strength=0, data="disc")) > 20
+    assert mean_error(fate(data="disc")) < 2
+
+
+@pytest.mark.slow
+def test_neighbours_get_unrelated_answers_from_plain_56(laboratory):
+    """Before the first step: how much the log odds of points 0.02 apart have to do with each other."""
+    correlate = """([settings, seeds]) => seeds.map((seed) => {
+      const random = lab.createRandom(99);
+      const pairs = Array.from({length: 1000}, () => {
+        const [x, y, angle] = [2 * random() - 1, 2 * random() - 1, 2 * Math.PI * random()];
+        return [x, y, x + 0.02 * Math.cos(angle), y + 0.02 * Math.sin(angle)];
+      });
+      const {chance} = lab.createExperiment({...settings, seed}).look(Float64Array.from(pairs.flat()));
+      return [...chance];
+    })"""
+
+    def typical(**case) -> float:
+        found = laboratory.evaluate(correlate, [DEFAULTS | case, list(SEEDS)])
+        odds = torch.logit(torch.tensor(found, dtype=torch.float64), eps=1e-9).reshape(len(SEEDS), -1, 2)
+        return torch.stack([torch.corrcoef(pairs.T)[0, 1] for pairs in odds]).median().item()
+
+    assert typical(strength=0) < 0.65
+    assert typical() > 0.85
+    assert typical(strength=0, init="dirac") > 0.95

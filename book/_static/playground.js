@@ -12,6 +12,7 @@
   const GRID = 48; // the decision maps have GRID x GRID places
   const RANGE = 1.15; // and reach from -RANGE to RANGE
   const [FAINTEST, STRONGEST] = [-3, 4]; // the heatmaps' scale, in powers of ten
+  const [LEAST, MOST] = [-2.3, 1]; // that of the losses
   const VIRIDIS = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725"];
   const still = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -26,9 +27,8 @@
     return node;
   }
   const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-  const percent = (share) => `${(100 * share).toFixed(1)} %`;
-  const digits = (value) => (value < 100 ? String(Number(value.toPrecision(2)))
-                                         : Number(value.toPrecision(2)).toLocaleString("en"));
+  const digits = (value) => // two of them
+    Number.isFinite(value) ? Number(value.toPrecision(2)).toLocaleString("en", {maximumSignificantDigits: 2}) : "–";
   const power = (exponent) => `10${[...String(exponent)].map((sign) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign] ?? "⁻").join("")}`;
   const median = (values) => [...values].sort((one, other) => one - other)[values.length >> 1];
   const rgb = (colour) => [1, 3, 5].map((place) => parseInt(colour.slice(place, place + 2), 16));
@@ -56,7 +56,7 @@
              ...named({none: "none", clip: "clip the gradient", layerwise: "equal steps in each layer"})},
     data: {label: "data", start: "spirals",
            ...named({spirals: "two spirals", rings: "four rings", disc: "a disc in a ring"})},
-    seed: {label: "seed", values: range(1, 99, 1), start: 1, say: String},
+    seed: {label: "seed", values: range(1, 20, 1), start: 1, say: String},
   };
   const keys = Object.keys(choices);
   const defaults = Object.fromEntries(keys.map((key) => [key, choices[key].start]));
@@ -210,21 +210,25 @@
   const status = make("p", {class: "playground-status", role: "status"});
 
   const panels = ["plain", "resnet"].map((family) => {
-    const panel = {family, name: make("span"), formula: make("span", {class: "playground-formula"})};
+    const panel = {family, name: make("span"), formula: make("div", {class: "playground-formula"})};
     panel.error = make("b");
+    panel.wrong = make("span");
     panel.map = make("canvas", {class: "playground-map", role: "img"});
     panel.heat = make("canvas", {class: "playground-heat", role: "img"});
     panel.last = make("span");
+    panel.parts = make("span");
     panel.end = make("span");
-    panel.ratios = ["at the start", "now"].map((when) => [when, make("b")]);
+    panel.ratios = ["first step", "now"].map((when) => [when, make("b")]);
     panel.node = make("div", {class: "playground-network", style: `--line: var(--figure-${family})`},
-      make("div", {class: "playground-name"}, make("i", {class: "figure-swatch"}), panel.name, " ", panel.formula),
-      make("div", {class: "playground-error"}, panel.error, " of the points wrong"),
+      make("div", {class: "playground-name"}, make("i", {class: "figure-swatch"}), panel.name),
+      panel.formula,
+      make("div", {class: "playground-error"}, panel.error, " ", panel.wrong),
       panel.map,
-      make("div", {class: "playground-axis"}, make("span", {}, "layer 1"), make("span", {class: "playground-quiet"}, "input side")),
+      make("div", {class: "playground-title"}, "Gradient of each layer"),
+      make("div", {class: "playground-axis"}, make("span", {}, "layer 1"), make("span", {}, "input")),
       panel.heat,
-      make("div", {class: "playground-axis"}, panel.last, make("span", {class: "playground-quiet"}, "steps →"), panel.end),
-      make("div", {class: "playground-ratio"}, "gradient of layer 1 over that of the last but one",
+      make("div", {class: "playground-axis"}, panel.last, panel.end),
+      make("div", {class: "playground-ratio"}, panel.parts,
            ...panel.ratios.map(([when, value]) => make("div", {}, `${when} `, value))));
     return panel;
   });
@@ -296,12 +300,14 @@
     });
   }
 
-  /** Draw the columns of a heatmap from step `first` on. */
+  /** Draw the columns of a heatmap from step `first` on. The very first has a broad strip of its own. */
   function drawHeat({heat}, {norms}, first = 0) {
     const {pen, width, height} = open(heat);
     if (first === 0) pen.clearRect(0, 0, width, height);
+    const strip = Math.round(0.045 * width);
+    const along = (step) => Math.round(strip * 1.3 + ((step - 1) / (race.end - 1)) * (width - strip * 1.3));
     for (let step = first; step < norms.length; step++) {
-      const [from, to] = [step, step + 1].map((edge) => Math.round((edge / race.end) * width));
+      const [from, to] = step ? [along(step), along(step + 1)] : [0, strip];
       norms[step].forEach((norm, layer) => {
         const [top, bottom] = [layer, layer + 1].map((edge) => Math.round((edge / norms[step].length) * height));
         pen.fillStyle = heatOf(norm);
@@ -311,9 +317,10 @@
   }
 
   function drawLoss() {
-    const [width, height, left, right, top, bottom] = [lossPlot.clientWidth, lossPlot.clientHeight, 30, 8, 8, 24];
+    const [width, height, left, right, top, bottom] = [lossPlot.clientWidth, lossPlot.clientHeight, 34, 8, 8, 24];
     const x = (step) => left + (step / race.end) * (width - left - right);
-    const y = (loss) => height - bottom - clamp(loss, 0, 1) * (height - top - bottom);
+    const y = (loss) => // a logarithm
+      height - bottom - clamp((Math.log10(loss) - LEAST) / (MOST - LEAST), 0, 1) * (height - top - bottom);
     const text = (x, y, words, anchor = "middle") =>
       make("svg:text", {x, y, "text-anchor": anchor, class: "figure-text"}, words);
     const line = (level, name) =>
@@ -324,12 +331,13 @@
         const window = losses.slice(Math.max(0, step - 9), step + 1);
         return window.reduce((sum, loss) => sum + loss, 0) / window.length;
       });
-      const d = smooth.map((loss, step) => `${step ? "L" : "M"}${x(step + 1).toFixed(1)},${y(loss).toFixed(1)}`).join("");
+      const points = smooth.map((loss, step) => [x(step + 1), y(loss)]).filter(([, height]) => Number.isFinite(height));
+      const d = points.map((point, index) => `${index ? "L" : "M"}${point.map((n) => n.toFixed(1))}`).join("");
       return make("svg:path", {d, class: "figure-line", style: `--line: var(--figure-${family})`});
     });
     lossPlot.replaceChildren(
-      ...[0, 0.5, 1].flatMap((level) => [line(level, "figure-grid"), text(left - 6, y(level) + 4, level, "end")]),
-      line(Math.LN2, "playground-guess"), text(width - right, y(Math.LN2) - 5, "guessing: 0.69", "end"),
+      ...[0.01, 0.1, 1, 10].flatMap((level) => [line(level, "figure-grid"), text(left - 6, y(level) + 4, level, "end")]),
+      line(Math.LN2, "playground-guess"), text(width - right, y(Math.LN2) - 7, "guessing: 0.69", "end"),
       ...[0, race.end / 2, race.end].map((step) => text(x(step), height - 6, step || "step 0", step ? "end" : "start")),
       ...curves);
   }
@@ -340,7 +348,7 @@
       const network = race.networks[index];
       if (whole || race.step % LOOK === 0) drawMap(panel, network);
       drawHeat(panel, network, newSteps);
-      panel.error.textContent = percent(network.error);
+      [panel.error.textContent, panel.wrong.textContent] = standing(network);
       const ratios = network.norms.map((norms) => norms[0] / norms.at(-2));
       const shown = ratios.length ? [ratios[0], median(ratios.slice(-20))].map(digits) : ["–", "–"];
       panel.ratios.forEach(([, value], when) => (value.textContent = shown[when]));
@@ -354,10 +362,11 @@
     if (!race?.networks[1].chance || !root.clientWidth) return;
     const names = ["plain", "residual"];
     panels.forEach((panel, index) => {
-      panel.name.textContent = `${index ? "Residual" : "Plain"}, ${settings.depth} layers`;
-      panel.formula.textContent = index ? `y = ReLU(F(x) + ${settings.strength} x)` : "y = ReLU(F(x))";
+      panel.name.textContent = `${index ? "Residual" : "Plain"}-${settings.depth}`;
+      panel.formula.textContent = index ? `y = ReLU(F(x) + ${settings.strength === 1 ? "" : `${settings.strength} `}x)` : "y = ReLU(F(x))";
       panel.last.textContent = `layer ${settings.depth}`;
-      panel.end.textContent = race.end;
+      panel.parts.textContent = `Layer 1 ÷ layer ${settings.depth - 1}`;
+      panel.end.textContent = `step ${race.end}`;
       panel.heat.setAttribute("aria-label", `gradients of the ${names[index]} network, by layer and step`);
       panel.map.setAttribute("aria-label", `where the ${names[index]} network sees which class`);
     });
@@ -365,14 +374,16 @@
     showButtons();
   }
 
+  /** Say in two parts how many points a network gets wrong. One whose numbers are too large by now gives no answers. */
+  const standing = ({error, losses}) =>
+    losses.length === 0 || Number.isFinite(losses.at(-1)) ? [`${(100 * error).toFixed(1)} %`, "wrong"] : ["overflow", ""];
+
   /** Say how the race stands, for those who read and those who listen. */
   function say() {
-    const [plain, residual] = race.networks.map(({error}) => percent(error));
+    const [plain, residual] = race.networks.map((network) => standing(network).join(" ").trim());
     const {step, end} = race;
-    const numbers = `plain ${plain} of the points wrong, residual ${residual}`;
-    if (step === 0) status.textContent = `Before the first step: ${numbers}. Guessing gets 50 % wrong.`;
-    else if (step < end) status.textContent = `Step ${step} of ${end}: ${numbers}.`;
-    else status.textContent = `Finished after ${step} steps: ${numbers}.`;
+    const when = step === 0 ? "Before the first step" : step < end ? `Step ${step} of ${end}` : `After ${step} steps`;
+    status.textContent = `${when}: plain ${plain}, residual ${residual} (guessing: 50 %).`;
   }
 
   function showButtons() {
