@@ -245,7 +245,7 @@
   const form = make("div", {class: "playground-settings", role: "group", "aria-label": "settings"});
   const controls = Object.fromEntries(keys.map((key) => {
     const {label, values, say} = choices[key];
-    const value = make("output", {class: "figure-slider-value", "aria-hidden": "true"});
+    const value = make("span", {class: "figure-slider-value", "aria-hidden": "true"});
     let input;
     if (typeof values[0] === "string") {
       input = make("select", {}, ...values.map((value) => make("option", {value}, say(value))));
