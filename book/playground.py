@@ -55,7 +55,7 @@ def still(browser: Browser) -> None:
     page = browser.new_page(viewport={"width": 1280, "height": 900}, device_scale_factor=2, color_scheme="light")
     page.goto(PAGE.as_uri())
     page.add_style_tag(content=PICTURE)
-    page.get_by_text("After 400 steps").wait_for(state="attached", timeout=300_000)
+    page.locator(".playground-status", has_text="After 400 steps").wait_for(state="attached", timeout=300_000)
     drawn = Image.open(io.BytesIO(page.locator(".playground").screenshot()))
     path = STATIC / "playground.png"
     write_file(path, lambda file: drawn.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(file, "PNG", optimize=True))

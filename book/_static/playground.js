@@ -12,7 +12,7 @@
   const GRID = 48; // the decision maps have GRID x GRID places
   const RANGE = 1.15; // and reach from -RANGE to RANGE
   const [FAINTEST, STRONGEST] = [-3, 4]; // the heatmaps' scale, in powers of ten
-  const [LEAST, MOST] = [-2.3, 1]; // that of the losses
+  const [LEAST, MOST] = [-3, 1]; // that of the losses
   const VIRIDIS = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725"];
   const still = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -279,7 +279,7 @@
   function drawMap({map}, {chance, points, labels}) {
     const {pen, width, height} = open(map);
     const [paper, ...fills] = ["paper", "fill-0", "fill-1"].map(colour);
-    const small = new OffscreenCanvas(GRID, GRID);
+    const small = make("canvas", {width: GRID, height: GRID});
     const image = new ImageData(GRID, GRID);
     chance.forEach((share, place) =>
       image.data.set([...mix(paper, fills[Number(share > 0.5)], Math.abs(2 * share - 1)), 255], 4 * place));
@@ -317,7 +317,7 @@
   }
 
   function drawLoss() {
-    const [width, height, left, right, top, bottom] = [lossPlot.clientWidth, lossPlot.clientHeight, 34, 8, 8, 24];
+    const [width, height, left, right, top, bottom] = [lossPlot.clientWidth, lossPlot.clientHeight, 40, 8, 8, 24];
     const x = (step) => left + (step / race.end) * (width - left - right);
     const y = (loss) => // a logarithm
       height - bottom - clamp((Math.log10(loss) - LEAST) / (MOST - LEAST), 0, 1) * (height - top - bottom);
@@ -336,7 +336,7 @@
       return make("svg:path", {d, class: "figure-line", style: `--line: var(--figure-${family})`});
     });
     lossPlot.replaceChildren(
-      ...[0.01, 0.1, 1, 10].flatMap((level) => [line(level, "figure-grid"), text(left - 6, y(level) + 4, level, "end")]),
+      ...[0.001, 0.01, 0.1, 1, 10].flatMap((level) => [line(level, "figure-grid"), text(left - 6, y(level) + 4, level, "end")]),
       line(Math.LN2, "playground-guess"), text(width - right, y(Math.LN2) - 7, "guessing: 0.69", "end"),
       ...[0, race.end / 2, race.end].map((step) => text(x(step), height - 6, step || "step 0", step ? "end" : "start")),
       ...curves);
