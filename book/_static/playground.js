@@ -207,7 +207,7 @@
   const stepButton = button("Step", stepOnce);
   const resetButton = button("Reset", reset);
   const counter = make("span", {class: "playground-counter"});
-  const status = make("p", {class: "playground-status", role: "status"});
+  const status = make("p", {class: "playground-status visually-hidden", role: "status"});
 
   const panels = ["plain", "resnet"].map((family) => {
     const panel = {family, name: make("span"), formula: make("div", {class: "playground-formula"})};
@@ -378,7 +378,7 @@
   const standing = ({error, losses}) =>
     losses.length === 0 || Number.isFinite(losses.at(-1)) ? [`${(100 * error).toFixed(1)} %`, "wrong"] : ["overflow", ""];
 
-  /** Say how the race stands, for those who read and those who listen. */
+  /** Say how the race stands, for those who listen. */
   function say() {
     const [plain, residual] = race.networks.map((network) => standing(network).join(" ").trim());
     const {step, end} = race;
