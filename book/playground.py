@@ -58,7 +58,8 @@ def still(browser: Browser) -> None:
     page.locator(".playground-status", has_text="After 400 steps").wait_for(state="attached", timeout=300_000)
     drawn = Image.open(io.BytesIO(page.locator(".playground").screenshot()))
     path = STATIC / "playground.png"
-    write_file(path, lambda file: drawn.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(file, "PNG", optimize=True))
+    drawn = drawn.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+    write_file(path, lambda file: drawn.save(file, "PNG", optimize=True))
     print(f"{path.relative_to(pdf.ROOT)}: {path.stat().st_size / 1000:.0f} kB")
 
 

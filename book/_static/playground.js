@@ -1,6 +1,6 @@
 /* The playground: two networks race in the page, a plain one and one with shortcuts. They are in playground-network.js;
-   here is what is drawn of them and what the reader can turn. The still picture of the page gives way to the drawing. It
-   is what is printed, and what comes back if anything here goes wrong. */
+   here is what is drawn of them and what the reader can turn. The still picture of the page gives way to the drawing.
+   It is what is printed, and what comes back if anything here goes wrong. */
 "use strict";
 (() => {
   const figure = document.getElementById("fig-playground");
@@ -29,7 +29,8 @@
   const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
   const digits = (value) => // two of them
     Number.isFinite(value) ? Number(value.toPrecision(2)).toLocaleString("en", {maximumSignificantDigits: 2}) : "–";
-  const power = (exponent) => `10${[...String(exponent)].map((sign) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign] ?? "⁻").join("")}`;
+  const raised = (sign) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign] ?? "⁻";
+  const power = (exponent) => "10" + [...String(exponent)].map(raised).join("");
   const median = (values) => [...values].sort((one, other) => one - other)[values.length >> 1];
   const rgb = (colour) => [1, 3, 5].map((place) => parseInt(colour.slice(place, place + 2), 16));
   const mix = (one, other, share) => one.map((value, index) => value + share * (other[index] - value));
@@ -44,8 +45,8 @@
 
   // --- Settings, and the address that holds them -------------------------------------------------------------
 
-  const range = (first, last, step) =>
-    Array.from({length: Math.round((last - first) / step) + 1}, (_, index) => Number((first + index * step).toFixed(6)));
+  const range = (first, last, step = 1) =>
+    Array.from({length: Math.round((last - first) / step) + 1}, (_, n) => Number((first + n * step).toFixed(6)));
   const named = (words) => ({values: Object.keys(words), say: (value) => words[value]});
   const choices = { // what each setting may be, and how a value is said
     depth: {label: "depth", values: range(4, 56, 2), start: 56, say: (value) => `${value} layers`},
@@ -56,7 +57,7 @@
              ...named({none: "none", clip: "clip the gradient", layerwise: "equal steps in each layer"})},
     data: {label: "data", start: "spirals",
            ...named({spirals: "two spirals", rings: "four rings", disc: "a disc in a ring"})},
-    seed: {label: "seed", values: range(1, 20, 1), start: 1, say: String},
+    seed: {label: "seed", values: range(1, 20), start: 1, say: String},
   };
   const keys = Object.keys(choices);
   const defaults = Object.fromEntries(keys.map((key) => [key, choices[key].start]));
@@ -100,7 +101,7 @@
     });
   }
 
-  const places = Float64Array.from(range(0, GRID * GRID - 1, 1).flatMap((index) =>
+  const places = Float64Array.from(range(0, GRID * GRID - 1).flatMap((index) =>
     [index % GRID, GRID - 1 - Math.floor(index / GRID)].map((cell) => RANGE * ((2 * cell + 1) / GRID - 1))));
 
   // --- The race ----------------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@
   }
 
   function play() {
-    if (playing && race.step >= race.end) { // on, then
+    if (race.step >= race.end) { // on, then
       race.end += LAP;
       drawAll();
     }
@@ -236,11 +237,12 @@
   const scaleBar = make("div", {class: "playground-scale"},
     make("span", {}, "length of the gradient of a layer’s weights"),
     make("i", {style: `background: linear-gradient(to right, ${VIRIDIS})`}),
-    make("div", {class: "playground-axis"}, ...range(FAINTEST, STRONGEST, 1).map((exponent) =>
+    make("div", {class: "playground-axis"}, ...range(FAINTEST, STRONGEST).map((exponent) =>
       make("span", {}, `${exponent === FAINTEST ? "≤" : exponent === STRONGEST ? "≥" : ""}${power(exponent)}`))));
   const lossPlot = make("svg:svg", {class: "playground-loss", "aria-hidden": "true"});
   const lossBox = make("div", {class: "playground-losses"},
-    make("div", {class: "figure-title"}, "Loss ", make("small", {}, "cross-entropy (nats), mean of ten batches")), lossPlot);
+    make("div", {class: "figure-title"}, "Loss ", make("small", {}, "cross-entropy (nats), mean of ten batches")),
+    lossPlot);
 
   const form = make("div", {class: "playground-settings", role: "group", "aria-label": "settings"});
   const controls = Object.fromEntries(keys.map((key) => {
@@ -336,7 +338,8 @@
       return make("svg:path", {d, class: "figure-line", style: `--line: var(--figure-${family})`});
     });
     lossPlot.replaceChildren(
-      ...[0.001, 0.01, 0.1, 1, 10].flatMap((level) => [line(level, "figure-grid"), text(left - 6, y(level) + 4, level, "end")]),
+      ...[0.001, 0.01, 0.1, 1, 10].flatMap((level) =>
+        [line(level, "figure-grid"), text(left - 6, y(level) + 4, level, "end")]),
       line(Math.LN2, "playground-guess"), text(width - right, y(Math.LN2) - 7, "guessing: 0.69", "end"),
       ...[0, race.end / 2, race.end].map((step) => text(x(step), height - 6, step || "step 0", step ? "end" : "start")),
       ...curves);
@@ -361,9 +364,10 @@
   function drawAll() {
     if (!race?.networks[1].chance || !root.clientWidth) return;
     const names = ["plain", "residual"];
+    const factor = settings.strength === 1 ? "" : `${settings.strength} `;
     panels.forEach((panel, index) => {
       panel.name.textContent = `${index ? "Residual" : "Plain"}-${settings.depth}`;
-      panel.formula.textContent = index ? `y = ReLU(F(x) + ${settings.strength === 1 ? "" : `${settings.strength} `}x)` : "y = ReLU(F(x))";
+      panel.formula.textContent = index ? `y = ReLU(F(x) + ${factor}x)` : "y = ReLU(F(x))";
       panel.last.textContent = `layer ${settings.depth}`;
       panel.parts.textContent = `Layer 1 ÷ layer ${settings.depth - 1}`;
       panel.end.textContent = `step ${race.end}`;
@@ -376,7 +380,7 @@
 
   /** Say in two parts how many points a network gets wrong. One whose numbers are too large by now gives no answers. */
   const standing = ({error, losses}) =>
-    losses.length === 0 || Number.isFinite(losses.at(-1)) ? [`${(100 * error).toFixed(1)} %`, "wrong"] : ["overflow", ""];
+    Number.isFinite(losses.at(-1) ?? 0) ? [`${(100 * error).toFixed(1)} %`, "wrong"] : ["overflow", ""];
 
   /** Say how the race stands, for those who listen. */
   function say() {
