@@ -25,9 +25,9 @@ from .progress import Interrupted, OutOfTime
 from .recipe import PRESETS, Recipe
 from .records.checkpoint import Checkpoint, extend, find_record, load_checkpoint, resume
 from .records.files import check_writable, data_dir, lock, new_folder, unused, write_file
-from .records.foreign import Network, classify, load_network, read_image, recorded_weights
+from .records.foreign import Network, classify, load_network, read_image
 from .records.published import beside_published
-from .records.runs import Run, describe_run, runs_table, save_run, summarise
+from .records.runs import Run, describe_run, find_pretrained, runs_table, save_run, summarise
 from .records.suites import reproduce
 from .streams import Stream
 from .train import NonFiniteLoss, evaluate
@@ -264,10 +264,11 @@ def run_predict(options: argparse.Namespace) -> None:
     """Classify an image."""
     given = vars(options)
     pixels, (width, height) = read_image(options.image)
-    network = load_network(given.get("weights") or recorded_weights(), given.get("arch"), given.get("normalise"))
+    weights = given.get("weights") or find_pretrained("resnet56")[1] / "weights.safetensors"
+    network = load_network(weights, given.get("arch"), given.get("normalise"))
     if (width, height) != (32, 32):
         print(f"Of {width}x{height} pixels the largest square in the middle was scaled to 32x32.")
-    print(f"{options.image.name}, by {network.title}:")
+    print(f"{options.image.name}, by {network.title}{f' on {network.data}' if network.data else ''}:")
     for name, probability in classify(network, pixels):
         print(f"{100 * probability:5.1f} %  {name}")
 
