@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -25,9 +26,9 @@ from .progress import Interrupted, OutOfTime
 from .recipe import PRESETS, Recipe
 from .records.checkpoint import Checkpoint, extend, find_record, load_checkpoint, resume
 from .records.files import check_writable, data_dir, lock, new_folder, unused, write_file
-from .records.foreign import Network, classify, load_network, read_image, recorded_weights
+from .records.foreign import Network, classify, load_network, read_image
 from .records.published import beside_published
-from .records.runs import Run, describe_run, runs_table, save_run, summarise
+from .records.runs import Run, describe_run, find_pretrained, runs_table, save_run, summarise
 from .records.suites import reproduce
 from .streams import Stream
 from .train import NonFiniteLoss, evaluate
@@ -64,7 +65,7 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
     except OSError as error:
         return 2, f"error: cannot use {error.filename or 'a file'}: {error.strerror or error}"
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if isinstance(error, RuntimeError) and not re.search("(out of|allocate) memory", str(error)):
             raise
         return 1, "stopped: out of memory; a smaller --batch-size needs less"
     return 0, ""
@@ -96,13 +97,16 @@ def _replace(recipe: Recipe, given: dict) -> Recipe:
 def run_train(options: argparse.Namespace) -> None:
     """Train one network, with checkpoints, and record it."""
     given = vars(options)
+    device = pick_device(given.get("device", "auto"))
+    if device.type == "cpu":
+        refuse(given, ["deterministic"], "a processor always computes the same bits")
     if "deterministic" in given:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks
         torch.use_deterministic_algorithms(True)
     if "compile" in given and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "c++", "cl"))):
         raise InputError("--compile needs a C++ compiler; install one (g++), or leave --compile out")
     saved = load_checkpoint(given["resume"]) if "resume" in given else None
-    with process_group(pick_device(given.get("device", "auto"))) as device:
+    with process_group(device) as device:
         _train(given, saved, device)
 
 
@@ -264,10 +268,11 @@ def run_predict(options: argparse.Namespace) -> None:
     """Classify an image."""
     given = vars(options)
     pixels, (width, height) = read_image(options.image)
-    network = load_network(given.get("weights") or recorded_weights(), given.get("arch"), given.get("normalise"))
+    weights = given.get("weights") or find_pretrained("resnet56")[1] / "weights.safetensors"
+    network = load_network(weights, given.get("arch"), given.get("normalise"))
     if (width, height) != (32, 32):
         print(f"Of {width}x{height} pixels the largest square in the middle was scaled to 32x32.")
-    print(f"{options.image.name}, by {network.title}:")
+    print(f"{options.image.name}, by {network.title}{f' on {network.data}' if network.data else ''}:")
     for name, probability in classify(network, pixels):
         print(f"{100 * probability:5.1f} %  {name}")
 
@@ -287,7 +292,8 @@ def run_compare(options: argparse.Namespace) -> None:
     name = f"compare-{depth}-{data.name}-{recipe.total_steps(len(data.train))}-steps-seed-{recipe.seed}"
 
     result = compare(data, recipe, depth=depth, device=device)
-    print(f"\n{result.plain.label()}\n\n{_format_table(result.table())}\n")
+    formats = {"train loss": "{:.3f}".format, "test accuracy": "{:.1f} %".format, "seconds": "{:,.0f}".format}
+    print(f"\n{result.plain.label()}\n\n{result.table()[list(formats)].to_string(formatters=formats)}\n")
     record = unused(out / name)
     with new_folder(record) as folder:
         for run in (result.plain, result.residual):
@@ -378,17 +384,6 @@ def _say(*words, **options) -> None:
     """Print, once, however many processes there are."""
     if rank() == 0:
         print(*words, **options)
-
-
-def _format_table(table: pd.DataFrame) -> str:
-    shown = pd.DataFrame(
-        {
-            "train loss": table["train loss"].map("{:.3f}".format),
-            "test accuracy": table["test accuracy"].map("{:.1f} %".format),
-            "seconds": table["seconds"].map("{:,.0f}".format),
-        }
-    )
-    return shown.to_string()
 
 
 COMMANDS = {

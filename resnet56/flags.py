@@ -140,7 +140,7 @@ def _describe_networks(commands) -> None:
     out = {"out": "write the table to this new file, as CSV"}
     sub = _command(commands, "inspect", summary, images | NETWORK_FLAGS | DATA_FLAGS | out)
     sub.add_argument("checkpoint", type=Path, metavar="PATH", help=NETWORK)
-    weights = {"weights": f"{NETWORK} (default: those of the longest recorded run of ResNet-56 on CIFAR-10)"}
+    weights = {"weights": f"{NETWORK} (default: the longest recorded run of ResNet-56)"}
     sub = _command(commands, "predict", "Classify an image of your own.", weights | NETWORK_FLAGS)
     sub.add_argument("image", type=Path, metavar="IMAGE", help="an image file of any size")
 
