@@ -21,6 +21,7 @@ from .devices import hardware, pick_device
 from .layers import undisturbed
 from .progress import ProgressBar
 from .recipe import Recipe
+from .treatments import Treatment
 
 LOG_EVERY = 10  # steps between two rows of the history
 
@@ -55,6 +56,7 @@ class Trainer:
         train: the training images.
         recipe: how to train.
         device: where, a name for :func:`resnet56.devices.pick_device` or a device.
+        treatment: what is done to the network before training and at each step; nothing if None.
 
     Attributes:
         step: number of steps taken.
@@ -72,10 +74,19 @@ class Trainer:
             trainer enters the context ``recorder.at_step(step)``. What they recorded is part of the state.
     """
 
-    def __init__(self, model: nn.Module, train: Split, recipe: Recipe, device: str | torch.device = "auto"):
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Split,
+        recipe: Recipe,
+        device: str | torch.device = "auto",
+        treatment: Treatment | None = None,
+    ):
         self.device = pick_device(device) if isinstance(device, str) else device
         self.model = model.to(self.device)
         self.recipe = recipe
+        self.treatment = treatment or Treatment()
+        self.treatment.start(model)
         self.batches = Batches(train.to(self.device), recipe.batch_size, recipe.seed)
         self.optimizer = torch.optim.SGD(
             parameter_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
@@ -96,6 +107,7 @@ class Trainer:
         """
         started = time.perf_counter(), time.process_time()
         lr = self.recipe.lr_at(self.step, self.total_steps)
+        lr *= self.treatment.before_step(self.model, self.step / self.total_steps)
         with ExitStack() as stack:
             for recorder in self.recorders:
                 stack.enter_context(recorder.at_step(self.step))
@@ -116,7 +128,9 @@ class Trainer:
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()
+        self.treatment.after_backward(self.model)
         self.optimizer.step()
+        self.treatment.after_step(self.model)
         return torch.stack([loss.detach(), (logits.argmax(dim=1) != labels).float().mean()])
 
     def replayed(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -199,6 +213,7 @@ class Trainer:
             "parts": self.parts,
             "model": self.model.state_dict(),
             "momentum": [self._momentum(parameter).clone() for parameter in self.model.parameters()],
+            "treatment": self.treatment.state_dict(),
             "history": self.history,
             "unread": self._unread,
             "records": [recorder.state_dict() for recorder in self.recorders],
@@ -213,6 +228,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         for parameter, momentum in zip(self.model.parameters(), state["momentum"], strict=True):
             self._momentum(parameter).copy_(momentum)
+        self.treatment.load_state_dict(state.get("treatment", {}))
         self.history = list(state["history"])
         self._unread = [values.to(self.device) for values in state["unread"]]
         for recorder, records in zip(self.recorders, state["records"], strict=False):

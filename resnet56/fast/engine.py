@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..data import Split
 from ..recipe import Recipe
 from ..train import Trainer, autocast, parameter_groups
+from ..treatments import Treatment
 from .distributed import rank, total, world_size
 
 
@@ -34,7 +35,7 @@ class Engine(Trainer):
     """The fast path: takes the same steps as the plain loop, on the same batches, with the same schedule.
 
     Args:
-        model, train, recipe, device: as for :class:`resnet56.train.Trainer`.
+        model, train, recipe, device, treatment: as for :class:`resnet56.train.Trainer`.
         channels_last, fused, compiled, graphed: the tricks listed above, each of which can be left out to see what it
             brings. Graphs are for NVIDIA GPUs, one process and the fused optimizer; elsewhere ``graphed`` changes nothing.
     """
@@ -45,13 +46,14 @@ class Engine(Trainer):
         train: Split,
         recipe: Recipe,
         device: str | torch.device = "auto",
+        treatment: Treatment | None = None,
         *,
         channels_last: bool = True,
         fused: bool = True,
         compiled: bool = False,
         graphed: bool = True,
     ):
-        super().__init__(model, train, recipe, device)
+        super().__init__(model, train, recipe, device, treatment)
         on_gpu = self.device.type == "cuda"
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         model.to(memory_format=self.memory_format)
@@ -64,7 +66,8 @@ class Engine(Trainer):
         if world_size() > 1:
             self._network = DistributedDataParallel(self._network, [self.device] if on_gpu else None)
         self._stream = torch.cuda.Stream(self.device) if on_gpu else None
-        self._graphed = graphed and fused and on_gpu and world_size() == 1
+        treated = type(self.treatment) is not Treatment  # its methods are Python, which a graph leaves out
+        self._graphed = graphed and fused and on_gpu and world_size() == 1 and not treated
         deterministic = not on_gpu or torch.are_deterministic_algorithms_enabled()
         self.how = {
             "loop": "engine",
@@ -109,7 +112,9 @@ class Engine(Trainer):
         loss = loss / self.recipe.batch_size  # this share's part of the mean over the whole batch
         self.optimizer.zero_grad()
         (loss * world_size()).backward()  # several processes average their gradients, but we want the sum
+        self.treatment.after_backward(self.model)
         self.optimizer.step()
+        self.treatment.after_step(self.model)
         errors = (logits.argmax(dim=1) != labels).sum() / self.recipe.batch_size
         return total(torch.stack([loss.detach(), errors]))
 
