@@ -179,7 +179,7 @@ def output_gradient_norms(model: nn.Module, images: Tensor, labels: Tensor, prec
 
     Returns:
         ``(layers,)``: for each of :func:`resnet56.layers.weighted_layers`, the L2 norm of the gradient of the mean
-        loss, over all images, channels, pixels and uses of the layer; not a number where the loss does not depend on it.
+        loss, over all images, pixels, channels and uses of the layer; not a number where the loss does not need it.
 
     Raises:
         InputError: if the network gives no logits.

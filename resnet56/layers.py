@@ -127,12 +127,16 @@ def listening(
 
 
 @contextmanager
-def responses(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect each weighted layer's response, from the layer's name to one tensor for each time that it is used.
+def responses(model: nn.Module, measure: Callable[[Tensor], Tensor] = lambda response: response) -> Iterator[dict]:
+    """Collect each weighted layer's response, from the layer's name to a list with an entry for each time it is used.
 
     A layer's response is its output after normalisation, before the nonlinearity and the addition (He et al. 2015,
     Figure 7): the output of the normalisation that is given the layer's output, or of the layer itself if none is. The
     network goes on with a copy, so that operations in place (``nn.ReLU(inplace=True)``) leave the response as it was.
+
+    Args:
+        model: any network.
+        measure: what to keep of a response.
     """
     layers = {module: name for name, module in weighted_layers(model)}
     found: dict[str, list[Tensor]] = {name: [] for name in layers.values()}
@@ -141,11 +145,13 @@ def responses(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         copy = output.clone()
         if module in layers:
-            found[layers[module]].append(output)
+            found[layers[module]].append(measure(output))
             given.append((copy, layers[module], len(found[layers[module]]) - 1))
-        else:
-            for _, name, use in (entry for entry in given if entry[0] is inputs[0]):
-                found[name][use] = output
+        for index, (before, name, use) in enumerate(given):
+            if before is inputs[0]:
+                found[name][use] = measure(output)
+                del given[index]
+                break
         return copy
 
     norms = [module for module in model.modules() if isinstance(module, NORMS)]
