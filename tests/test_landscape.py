@@ -14,7 +14,7 @@ from torch import nn
 from resnet56 import build_model, evaluate
 from resnet56.errors import InputError
 from resnet56.instruments import landscape
-from resnet56.instruments.landscape import filter_normalised_direction, loss_line, loss_surface
+from resnet56.instruments.landscape import filter_normalised_directions, loss_landscape
 from resnet56.plots import plot_loss_contours, plot_loss_lines, plot_loss_surfaces
 from resnet56.progress import Interrupted
 from resnet56.train import Score
@@ -40,8 +40,16 @@ def images(split):
     return split[::10].to("cpu")[:4]
 
 
+def loss_line(*arguments, seed=0, **options) -> pd.DataFrame:
+    return loss_landscape(*arguments, axes=1, seeds=(seed,), **options)
+
+
+def loss_surface(*arguments, seed=0, **options) -> pd.DataFrame:
+    return loss_landscape(*arguments, seeds=(seed,), **options)
+
+
 def direction_of(model: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
-    return filter_normalised_direction(model, torch.Generator().manual_seed(seed))
+    return filter_normalised_directions(model, 1, seed)[0]
 
 
 @pytest.mark.parametrize("arch, shortcut", [("plain8", "A"), ("resnet8", "B")])
@@ -85,8 +93,7 @@ def test_a_linear_models_landscape_is_the_softmaxs_closed_form(split, at_once):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
     table = loss_surface(model, split, MEAN, points=5, reach=2, seed=7, at_once=at_once, progress=False)
 
-    generator = torch.Generator().manual_seed(7)
-    one, two = (filter_normalised_direction(model, generator)["1.weight"].double().numpy() for _ in "12")
+    one, two = (direction["1.weight"].double().numpy() for direction in filter_normalised_directions(model, 2, seed=7))
     weight, bias = (parameter.detach().double().numpy() for parameter in model[1].parameters())
     inputs = ((split.pixels - MEAN) / 255).double().numpy().reshape(len(split), -1)
     labels = split.labels.numpy()
@@ -103,8 +110,7 @@ def test_a_linear_models_landscape_is_the_softmaxs_closed_form(split, at_once):
 def test_the_surface_is_that_of_a_loop_by_hand(images, arch, shortcut):
     model = trained(arch, shortcut)
     table = loss_surface(model, images, MEAN, points=3, reach=0.5, seed=2, progress=False)
-    generator = torch.Generator().manual_seed(2)
-    one, two = (filter_normalised_direction(model, generator) for _ in "12")
+    one, two = filter_normalised_directions(model, 2, seed=2)
     for row in table.itertuples():
         moved = copy.deepcopy(model)
         with torch.no_grad():
@@ -132,7 +138,7 @@ def test_the_centre_is_the_network_itself_and_the_line_is_a_row_of_the_surface(i
     centre = line[line["x"] == 0]
     assert centre["loss"].item() == pytest.approx(score.loss, rel=1e-5) and centre["error"].item() == score.error
     row = surface[surface["y"] == 0].reset_index(drop=True)
-    pd.testing.assert_frame_equal(row[["x", "loss", "error"]], line, rtol=1e-5)
+    pd.testing.assert_frame_equal(row[["seed", "x", "loss", "error"]], line, rtol=1e-5)
 
 
 def test_bfloat16_is_close_and_not_the_same(images):
@@ -160,6 +166,33 @@ def test_the_network_is_left_as_it_was(images, training, at_once):
     assert strides == [parameter.stride() for parameter in model.parameters()]
     assert all(module.training == training for module in model.modules())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_several_pairs_of_directions_are_several_landscapes(images, at_once):
+    model = trained("resnet8")
+    options = dict(points=3, reach=0.2, at_once=at_once, progress=False)
+    for axes in (1, 2):
+        table = loss_landscape(model, images, MEAN, axes=axes, seeds=(3, 5), **options)
+        assert list(table)[: axes + 1] == ["seed", "x", "y"][: axes + 1] and len(table) == 2 * 3**axes
+        for seed in (3, 5):
+            alone = loss_landscape(model, images, MEAN, axes=axes, seeds=(seed,), **options)
+            part = table[table["seed"] == seed].reset_index(drop=True)
+            pd.testing.assert_frame_equal(part, alone, rtol=1e-4)
+
+
+def test_what_cannot_be_moved_is_refused(images):
+    with pytest.raises(InputError, match="no convolution or linear layer"):
+        loss_landscape(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3072)), images, MEAN, progress=False)
+    with pytest.raises(InputError, match="not built yet"):
+        loss_landscape(nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), images, MEAN, progress=False)
+
+
+def test_wrapped_and_frozen_networks_have_the_landscape_of_what_is_inside(images):
+    model = trained("resnet8")
+    expected = loss_line(model, images, MEAN, points=3, progress=False)
+    wrapped = nn.DataParallel(copy.deepcopy(model).requires_grad_(False))
+    pd.testing.assert_frame_equal(loss_line(wrapped, images, MEAN, points=3, progress=False), expected)
 
 
 @pytest.mark.parametrize("points", [-1, 1, 4])

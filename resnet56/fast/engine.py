@@ -162,6 +162,6 @@ class Engine(Trainer):
 
 def has_hooks(model: nn.Module) -> bool:
     """Tell whether hooks hang on the model's weights or modules."""
-    on_weights = any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
+    on_weights = any(weight._post_accumulate_grad_hooks or weight._backward_hooks for weight in model.parameters())
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return on_weights or any(getattr(module, kind) for module in model.modules() for kind in kinds)
