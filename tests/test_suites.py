@@ -115,7 +115,7 @@ def test_a_trained_network_is_loaded_in_one_line(data_set, data_folder):
 
 
 def edited(source: Path, target: Path, **changes) -> Path:
-    """Copy a record, with other values: ``final`` and ``recipe`` and ``data`` are dicts of changes, others are replaced."""
+    """Copy a record, with other values: ``final``, ``recipe`` and ``data`` are dicts of changes, the rest replaced."""
     run = load_run(source)
     about = {
         key: value | changes.pop(key, {}) if isinstance(value, dict) else value for key, value in run.about.items()
