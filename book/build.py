@@ -1,9 +1,11 @@
 """Build the book: ``python book/build.py [REPOSITORY]``.
 
-With the address of the repository that holds the book, https://HOST/OWNER/NAME, the pages get a button that leads there
-and buttons that open a chapter on Binder and Colab, and the notebooks to download know where to get the package from.
+With the address of the repository that holds the book, https://HOST/OWNER/NAME, the pages get buttons that lead there
+and that open a chapter on Binder and Colab, and the notebooks to download know where to get the package from. If the
+host publishes pages, they get their address there, and what sites that link to them show: a description and a picture.
 """
 
+import copy
 import re
 import shutil
 import subprocess
@@ -13,16 +15,18 @@ from pathlib import Path
 import yaml
 
 from resnet56.errors import InputError
-from resnet56.records.files import write_file
+from resnet56.records.files import check_writable, write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "_build"
 BRANCH = "main"
+NOTEBOOKS = "notebooks"  # the branch where .github/workflows/book.yml puts notebooks that know their repository
 BINDER = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
 LAUNCH_BUTTONS = {  # what each host can be opened on
     "github.com": BINDER | {"colab_url": "https://colab.research.google.com"},
     "gitlab.com": BINDER,
 }
+PAGES = {"github.com": "github.io", "gitlab.com": "gitlab.io"}  # where each host publishes pages
 
 
 def read_address(text: str) -> str:
@@ -37,17 +41,43 @@ def read_address(text: str) -> str:
     return address
 
 
+def site(address: str) -> str | None:
+    """Return the address that the host of a repository publishes its pages at, if it does."""
+    host, owner, name = address.split("/")[2:]
+    if host not in PAGES:
+        return None
+    domain = f"{owner}.{PAGES[host]}".lower()
+    return f"https://{domain}/" if name.lower() == domain else f"https://{domain}/{name}/"
+
+
 def with_repository(config: dict, address: str) -> dict:
-    """Return Jupyter Book's configuration with the buttons that need the repository's address."""
+    """Return Jupyter Book's configuration with what needs the repository's address."""
+    config = copy.deepcopy(config)
+    html, sphinx = config["html"], config["sphinx"]["config"]
     host = address.split("/")[2]
+    html["use_repository_button"] = True
+    config["repository"] = {"url": address, "branch": NOTEBOOKS if host == "github.com" else BRANCH}  # what is opened
+    config["launch_buttons"] = LAUNCH_BUTTONS.get(host, {})
+
     provider = next((name for name in ("gitlab", "bitbucket") if name in host), "github")  # the theme knows these three
-    options = config["sphinx"]["config"]["html_theme_options"] | {"repository_provider": provider}
-    return config | {
-        "repository": {"url": address, "branch": BRANCH},
-        "launch_buttons": LAUNCH_BUTTONS.get(host, {}),
-        "html": config["html"] | {"use_repository_button": True},
-        "sphinx": config["sphinx"] | {"config": config["sphinx"]["config"] | {"html_theme_options": options}},
-    }
+    sphinx["html_theme_options"]["repository_provider"] = provider
+    if provider in host and provider != "bitbucket":  # else the theme does not know the addresses
+        html["use_issues_button"] = html["use_edit_page_button"] = True
+        edit = "-/edit" if provider == "gitlab" else "edit"
+        sphinx["html_context"]["edit_page_url_template"] = f"{address}/{edit}/{BRANCH}/{{{{ file_name }}}}"
+        sphinx["html_context"]["edit_page_provider_name"] = provider
+
+    if base := site(address):
+        html["baseurl"] = base
+        sphinx["extensions"].append("sphinxext.opengraph")
+        card = '<meta name="twitter:card" content="summary_large_image" />'
+        sphinx |= {
+            "ogp_site_url": base,
+            "ogp_site_name": config["title"],
+            "ogp_use_first_image": True,
+            "ogp_custom_meta_tags": [card],
+        }
+    return config
 
 
 def fill_in(notebook: Path, address: str) -> None:
@@ -65,13 +95,23 @@ def fill_in(notebook: Path, address: str) -> None:
 
 def build(address: str | None) -> None:
     """Build the pages in ``_build/html``; what was there before goes, with the pages of chapters that are no more."""
+    try:
+        check_writable(BUILT)
+    except InputError as error:
+        raise InputError(
+            f"{str(error).split(';')[0]}; copy the project to a folder you can write to, and build there"
+        ) from error
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    if not jupyter_book.exists():
+        raise InputError(
+            f"there is no {jupyter_book}; install it with: pip install -r requirements.txt, or use make book"
+        )
     config = ROOT / "_config.yml"
     if address:
         settings = with_repository(yaml.safe_load(config.read_text(encoding="utf-8")), address)
         config = BUILT / "_config.yml"
         write_file(config, lambda file: file.write(yaml.safe_dump(settings).encode()))
     shutil.rmtree(BUILT / "html", ignore_errors=True)
-    jupyter_book = Path(sys.executable).with_name("jupyter-book")
     options = ["-W", "-n", "--keep-going", "--all", "-q"]
     subprocess.run([jupyter_book, "build", ROOT, "--config", config, *options], check=True)
     if address:
@@ -88,6 +128,8 @@ def main() -> int:
         return 2
     except subprocess.CalledProcessError as error:
         return error.returncode
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -13,6 +13,7 @@ import time
 from datetime import date
 from pathlib import Path
 
+import cells
 import nbformat
 import torch
 import yaml
@@ -40,7 +41,7 @@ def all_notebooks() -> list[Path]:
 
 
 def read(path: Path) -> nbformat.NotebookNode:
-    """Read a notebook, without what changes with the machine or the hour.
+    """Read a notebook, without what changes with the machine or the hour, and with what all have in common.
 
     Raises:
         InputError: if there is none.
@@ -49,6 +50,7 @@ def read(path: Path) -> nbformat.NotebookNode:
         notebook = nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat, json and jsonschema have their own
         raise InputError(f"{path} is not a notebook that can be read ({str(error).splitlines()[0]})") from error
+    cells.share(notebook)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # the times of single cells
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -94,8 +96,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         paths = options.notebooks or all_notebooks()
         notebooks = [read(path) for path in paths]
-        if options.out:
-            check_writable(options.out)
+        try:
+            for folder in {options.out} if options.out else {path.parent for path in paths}:
+                check_writable(folder)
+        except InputError as error:
+            advice = "give a folder you can write to with --out FOLDER"
+            raise InputError(f"{str(error).split(';')[0]}; {advice}") from error
         data = load_data()
         os.environ["RESNET56_DATA"] = data.name  # one data set for all of them
         conditions = {

@@ -1,6 +1,7 @@
 """The command line: ``python -m resnet56`` or ``resnet56``; ``--help`` on each command."""
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import os
@@ -12,170 +13,81 @@ import pandas as pd
 import torch
 
 from .comparison import compare, default_recipe
-from .data import split_train
-from .datasets import NAMES, available_data, import_images, load_data
-from .devices import DEVICES, fast_precision, hardware, pick_device
+from .data import DataSet, Split, evenly, split_train
+from .datasets import available_data, import_images, load_data
+from .devices import fast_precision, hardware, pick_device
 from .errors import InputError
 from .fast import Engine, fit_together
 from .fast.distributed import first_process_first, process_group, rank, under_torchrun, world_size
+from .flags import LIMITS, RECIPE_FLAGS, build_parser, check_numbers, refuse
 from .model import build_model, parse_arch
 from .progress import Interrupted, OutOfTime
-from .recipe import PRECISIONS, PRESETS, Recipe
-from .records.checkpoint import Checkpoint, load_checkpoint, load_model, resume
-from .records.files import check_writable, data_dir, new_folder, unused, write_file
+from .recipe import PRESETS, Recipe
+from .records.checkpoint import Checkpoint, extend, find_record, load_checkpoint, resume
+from .records.files import check_writable, data_dir, lock, new_folder, unused, write_file
+from .records.foreign import Network, classify, load_network, read_image, recorded_weights
 from .records.published import beside_published
 from .records.runs import Run, describe_run, runs_table, save_run, summarise
-from .records.suites import SUITES, reproduce
+from .records.suites import reproduce
+from .streams import Stream
 from .train import NonFiniteLoss, evaluate
-
-RECIPE_FLAGS = ("epochs", "iterations", "batch_size", "lr", "warmup", "seed", "precision")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 1 (failed), 2 (bad input), 130 or 143 (interrupted)."""
-    options = build_parser().parse_args(arguments)
+    out, err = Stream(sys.stdout), Stream(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status, words = _run(build_parser().parse_args(arguments))
+        if out.failure and not status:
+            status, words = 2, f"error: cannot print: {out.failure}"
+        if words:
+            print("resnet56:", *words.splitlines(), file=err)  # one line, whatever an error brought along
+    return status
+
+
+def _run(options: argparse.Namespace) -> tuple[int, str]:
+    """Run a command; return its exit status, and what there is to say of it."""
     try:
-        if under_torchrun() and options.run is not run_train:
+        check_numbers(vars(options))
+        if under_torchrun() and options.command != "train":
             raise InputError("several processes can only train; run this command without torchrun")
-        options.run(options)
-        return 0
+        _check_out(options.command, vars(options).get("out"))
+        COMMANDS[options.command](options)
     except InputError as error:
-        print(f"resnet56: error: {error}", file=sys.stderr)
-        return 2
+        return 2, f"error: {error}"
     except NonFiniteLoss as error:
-        print(f"resnet56: stopped: {error}", file=sys.stderr)
-        return 1
+        return 1, f"stopped: {error}"
     except Interrupted as interruption:
-        print(f"resnet56: {interruption}", file=sys.stderr)
-        return 128 + interruption.signum
+        return 128 + interruption.signum, str(interruption)
     except KeyboardInterrupt:
-        return 130
+        return 130, ""
+    except OSError as error:
+        return 2, f"error: cannot use {error.filename or 'a file'}: {error.strerror or error}"
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        return 1, "stopped: out of memory; a smaller --batch-size needs less"
+    return 0, ""
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser that answers an error with one line."""
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Describe the commands and their flags."""
-    parser = _Parser(
-        prog="resnet56", description="Plain and residual networks for CIFAR-10 (He et al. 2015), trained and measured."
-    )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def command(name: str, run, summary: str, within=commands) -> argparse.ArgumentParser:
-        sub = within.add_parser(name, help=summary, description=summary, argument_default=argparse.SUPPRESS)
-        sub.set_defaults(run=run)
-        return sub
-
-    sub = command("train", run_train, "Train one network; by default with the paper's recipe.")
-    sub.add_argument("--arch", help="plainN or resnetN, N = 6n+2 (default: resnet56)")
-    sub.add_argument("--shortcut", help="shortcut option A or B (default: A, the paper's for CIFAR-10)")
-    sub.add_argument("--preset", choices=PRESETS, help="recipe to start from (default: paper)")
-    sub.add_argument("--epochs", type=float, help="length of the run in epochs (default: the preset's)")
-    sub.add_argument("--iterations", type=int, help="length of the run in steps, instead of --epochs")
-    _add_recipe_flags(sub)
-    sub.add_argument(
-        "--validation", type=int, help="training images held out for validation (default: 5000; 0 for none)"
-    )
-    _add_data_flag(sub)
-    _add_device_flag(sub)
-    sub.add_argument(
-        "--compile", action="store_true", help="merge kernels with PyTorch's compiler, which takes a while first"
-    )
-    sub.add_argument(
-        "--deterministic", action="store_true", help="the same bits again on the same GPU; slower (CPUs always do)"
-    )
-    sub.add_argument("--out", type=Path, help="folder for checkpoints/ and runs/ (default: the project's data/)")
-    sub.add_argument("--resume", type=Path, metavar="PATH", help="go on with the run saved in this checkpoint")
-
-    sub = command(
-        "evaluate", run_evaluate, "Measure a checkpoint on the test images of the data set it was trained on."
-    )
-    sub.add_argument("checkpoint", type=Path, metavar="PATH", help="a checkpoint made by train")
-    _add_device_flag(sub)
-
-    sub = command("compare", run_compare, "Train plain-56 and ResNet-56 side by side; write a record and a figure.")
-    sub.add_argument("--depth", type=int, help="another depth 6n+2 (default: 56)")
-    sub.add_argument("--steps", dest="iterations", type=int, help="steps for each net (default: a few minutes' worth)")
-    sub.add_argument("--epochs", type=float, help="epochs for each net, instead of --steps")
-    _add_recipe_flags(sub)
-    _add_data_flag(sub)
-    _add_device_flag(sub)
-    sub.add_argument("--out", type=Path, help="folder for the record (default: the project's data/runs/)")
-
-    sub = command(
-        "bench", run_bench, "Measure how fast training is here, one trick at a time; write the table as JSON."
-    )
-    sub.add_argument("--arch", help="plainN or resnetN (default: resnet56)")
-    sub.add_argument("--batch-size", type=int, help="images a step (default: 128)")
-    sub.add_argument("--rounds", type=int, help="how often each loop is measured; the median counts (default: 5)")
-    _add_data_flag(sub)
-    _add_device_flag(sub)
-    sub.add_argument("--out", type=Path, help="the file (default: data/bench.json)")
-
-    sub = command("reproduce", run_reproduce, "Train and record the book's runs; goes on where it stopped.")
-    sub.add_argument(
-        "suite",
-        choices=SUITES,
-        metavar="SUITE",
-        help="paper (the whole table, on a GPU), fast (the fast preset), laptop (two CPU cores, an evening), "
-        "ingredients (of the fast preset, on ResNet-8)",
-    )
-    sub.add_argument("--time-limit", type=float, metavar="MINUTES", help="stop and save after so many minutes")
-    sub.add_argument(
-        "--at-once", type=int, metavar="N", help="networks trained at the same time (default: 8 on a GPU, else 1)"
-    )
-    sub.add_argument("--iterations", type=int, help="a rehearsal: so many steps for each run")
-    _add_data_flag(sub)
-    _add_device_flag(sub)
-    sub.add_argument("--out", type=Path, help="folder for checkpoints/ and runs/ (default: the project's data/)")
-
-    sub = command("measure", run_measure, "Apply every instrument to the networks of a recorded suite.")
-    with_weights = [name for name, suite in SUITES.items() if suite.keep]
-    sub.add_argument("suite", choices=with_weights, metavar="SUITE", help=", ".join(with_weights))
-    sub.add_argument(
-        "--images", type=int, help="for each evaluation of lesions and landscape (default: 10000 on a GPU, else 500)"
-    )
-    sub.add_argument(
-        "--points", type=int, help="along each side of the loss surface, odd (default: 51 on a GPU, else 11)"
-    )
-    _add_data_flag(sub)
-    _add_device_flag(sub)
-    sub.add_argument("--out", type=Path, help="folder that holds runs/ (default: the project's data/)")
-
-    data = commands.add_parser("data", help="List data sets, or import a copy of CIFAR-10.", description="Data sets.")
-    data_commands = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    command("list", run_data_list, "List the data sets that can be used without a download.", data_commands)
-    sub = command("import", run_data_import, "Import a copy of CIFAR-10 kept as image files.", data_commands)
-    sub.add_argument(
-        "path",
-        type=Path,
-        metavar="PATH",
-        help="folder with train/<class>/*.png|jpg and test/..., or a .tar, .tar.gz or .tar.xz of one",
-    )
-    return parser
+def _check_out(command: str, out: Path | None) -> None:
+    """Refuse an --out that cannot be written, before anything else is done."""
+    if out and command in ("bench", "inspect"):
+        if out.exists() and not out.is_file():
+            raise InputError(f"--out {out} is not a file; give the name of one")
+        check_writable(out.parent)
+    elif out and command != "measure":  # which writes beside what it reads
+        check_writable(out)
 
 
-def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch-size", type=int, help="images a step, of all processes together (default: 128)")
-    parser.add_argument("--lr", type=float, help="learning rate (default: the recipe's)")
-    parser.add_argument(
-        "--warmup", type=int, help="first steps at a tenth of the rate (default: 0; the paper: 400 for depth 110)"
-    )
-    parser.add_argument("--seed", type=int, help="of initial weights, data order and augmentation (default: 0)")
-    parser.add_argument("--precision", choices=PRECISIONS, help="default: bf16 where the device has it, else fp32")
-
-
-def _add_data_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", help=f"{', '.join(NAMES)} (default: RESNET56_DATA, or auto)")
-
-
-def _add_device_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", help=f"{', '.join(DEVICES)} (default: auto)")
+def _replace(recipe: Recipe, given: dict) -> Recipe:
+    """Return the recipe with the flags that were given."""
+    changes = {flag: given[flag] for flag in RECIPE_FLAGS if flag in given}
+    if given.keys() & {"epochs", "iterations", "steps"}:
+        changes |= {"epochs": given.get("epochs"), "iterations": given.get("iterations", given.get("steps"))}
+    if recipe.schedule == "one-cycle":
+        refuse(given, ["warmup"], "this recipe's schedule starts low by itself")
+    return dataclasses.replace(recipe, **changes)
 
 
 # --- Commands -----------------------------------------------------------------------------------------
@@ -189,50 +101,90 @@ def run_train(options: argparse.Namespace) -> None:
         torch.use_deterministic_algorithms(True)
     if "compile" in given and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "c++", "cl"))):
         raise InputError("--compile needs a C++ compiler; install one (g++), or leave --compile out")
+    saved = load_checkpoint(given["resume"]) if "resume" in given else None
     with process_group(pick_device(given.get("device", "auto"))) as device:
-        _train(given, device)
+        _train(given, saved, device)
 
 
-def _train(given: dict, device: torch.device) -> None:
-    settings = {"arch": "resnet56", "shortcut": "A", "validation": 5000, "data": None}
-    recipe = dataclasses.replace(PRESETS[given.get("preset", "paper")], precision=fast_precision(device))
-    if "resume" in given:
-        saved = load_checkpoint(given["resume"])
-        settings = {key: saved[key] for key in settings}
-        if "preset" not in given:
-            recipe = Recipe(**saved["recipe"])
-    settings |= {key: given[key] for key in settings if key in given}
-    family, depth = parse_arch(settings["arch"])
-    settings["arch"] = f"{family}{depth}"
-    recipe = _replace(recipe, given)
-
+def _train(given: dict, saved: dict | None, device: torch.device) -> None:
+    settings, recipe = _settings(given, saved, device)
     torch.manual_seed(recipe.seed)
     model = build_model(settings["arch"], settings["shortcut"])
-    out = given.get("out", data_dir())
-    if "resume" in given and "out" not in given and given["resume"].resolve().parent.name == "checkpoints":
-        out = given["resume"].resolve().parent.parent  # where the run began
-    for folder in (out / "checkpoints", out / "runs"):
-        check_writable(folder)
+    out = _folder(given)
     with first_process_first():
         data = load_data(settings["data"])
     train, validation = split_train(data, settings["validation"])
-    trainer = Engine(model, train, recipe, device, compiled="compile" in given)
+    longer = _extended(given, saved, recipe, len(train)) if saved else recipe
+    trainer = Engine(model, train, longer, device, compiled="compile" in given)
 
-    shortcut = "-B" if settings["shortcut"] == "B" and family == "resnet" else ""
+    shortcut = "-B" if settings["shortcut"] == "B" and settings["arch"].startswith("resnet") else ""
     name = f"{settings['arch']}{shortcut}-{data.name}-{trainer.total_steps}-steps-seed-{recipe.seed}"
     checkpoint = Checkpoint(
-        path=given.get("resume", out / "checkpoints" / f"{name}.pt"),
-        **settings | {"data": data.name, "fingerprint": data.fingerprint},
+        out / "checkpoints" / f"{name}.pt", **settings | {"data": data.name}, fingerprint=data.fingerprint
     )
-    if "resume" in given:
-        resume(trainer, checkpoint)
-    elif checkpoint.path.exists():
-        raise InputError(f"{checkpoint.path} is there already; go on with --resume {checkpoint.path}, or delete it")
+    begun = dataclasses.replace(checkpoint, path=given["resume"], extended=saved["extended"]) if saved else None
+    if saved and longer == recipe:
+        checkpoint = begun
+    elif saved:
+        checkpoint = dataclasses.replace(checkpoint, extended=(*saved["extended"], recipe.total_steps(len(train))))
+    with lock(checkpoint.path) if rank() == 0 else contextlib.nullcontext():
+        record = find_record(out / "runs" / name, checkpoint, longer)
+        if checkpoint is not begun and checkpoint.path.exists():
+            raise InputError(f"{checkpoint.path} is there already; go on with --resume {checkpoint.path}, or delete it")
+        if checkpoint is not begun and record:
+            raise InputError(f"this run is recorded already, in {record}; give another --seed or --out")
+        if saved:
+            resume(trainer, begun, recipe)
+        unsaved = _fit(trainer, checkpoint, validation, data)
+        if rank() == 0:
+            _report(trainer, checkpoint, data, unsaved, record or unused(out / "runs" / name))
 
+
+def _settings(given: dict, saved: dict | None, device: torch.device) -> tuple[dict, Recipe]:
+    """Return what is trained on what, and the recipe: as saved, or as given."""
+    settings = {"arch": "resnet56", "shortcut": "A", "validation": 5000, "data": None}
+    if saved:
+        refuse(given, [*settings, "preset", *RECIPE_FLAGS], "the run that goes on has its own")
+        return {key: saved[key] for key in settings}, Recipe(**saved["recipe"])
+    settings |= {key: given[key] for key in settings if key in given}
+    family, depth = parse_arch(settings["arch"])
+    if depth > LIMITS["depth"][1]:
+        raise InputError(f"--arch can have {LIMITS['depth'][1]:,} layers at most, not {depth}")
+    if family == "plain":
+        refuse(given, ["shortcut"], "a plain network has none")
+    recipe = dataclasses.replace(PRESETS[given.get("preset", "paper")], precision=fast_precision(device))
+    return settings | {"arch": f"{family}{depth}"}, _replace(recipe, given)
+
+
+def _folder(given: dict) -> Path:
+    """Return the folder for ``checkpoints/`` and ``runs/``, which can be written: as given, or where the run began."""
+    out = given.get("out")
+    if out is None and "resume" in given and given["resume"].resolve().parent.name == "checkpoints":
+        out = given["resume"].resolve().parent.parent
+    out = out or data_dir()
+    for name in ("checkpoints", "runs"):
+        check_writable(out / name)
+    return out
+
+
+def _extended(given: dict, saved: dict, recipe: Recipe, images: int) -> Recipe:
+    """Return the recipe of a run that goes on: its own, or where a length is given, that of a longer run."""
+    if not given.keys() & {"epochs", "iterations"}:
+        return recipe
+    if left := recipe.total_steps(images) - saved["trainer"]["step"]:
+        raise InputError(f"this run has {left:,} steps to go; finish it first, with --resume {given['resume']} alone")
+    return extend(recipe, _replace(recipe, given), images)
+
+
+def _fit(trainer: Engine, checkpoint: Checkpoint, validation: Split | None, data: DataSet) -> InputError | None:
+    """Train to the end; return what kept the last checkpoint from being written, such as a full disk."""
+    if trainer.finished:
+        _say(f"This run is finished, after {trainer.step:,} steps.")
+        return None
     processes = f", {world_size()} processes" * (world_size() > 1)
     _say(
-        f"{settings['arch']} on {data.title}: {trainer.total_steps:,} steps of {recipe.batch_size} images, "
-        f"seed {recipe.seed}, {recipe.precision} on {hardware(device)['name']}{processes}"
+        f"{checkpoint.arch} on {data.title}: {trainer.total_steps:,} steps of {trainer.recipe.batch_size} images, seed "
+        f"{trainer.recipe.seed}, {trainer.recipe.precision} on {hardware(trainer.device)['name']}{processes}"
     )
     if trainer.step:
         _say(f"Going on at step {trainer.step:,}.")
@@ -241,37 +193,83 @@ def _train(given: dict, device: torch.device) -> None:
     except Interrupted:
         _say(f"Saved at step {trainer.step:,}. Go on with: resnet56 train --resume {checkpoint.path}", file=sys.stderr)
         raise
-    if rank() > 0:
-        return
-    test = evaluate(trainer.model, data.test, trainer.batches.mean, recipe.precision)
-    about = describe_run(
-        trainer,
-        arch=settings["arch"],
-        shortcut=settings["shortcut"],
-        data=data,
-        validation=settings["validation"],
-        test=test,
-    )
-    record = unused(out / "runs" / name)
-    with new_folder(record) as folder:
-        save_run(folder, Run(about, pd.DataFrame(trainer.history)))
+    except InputError as error:
+        if not trainer.finished:
+            raise
+        return error
+    return None
+
+
+def _report(trainer: Engine, checkpoint: Checkpoint, data: DataSet, unsaved: InputError | None, record: Path) -> None:
+    """Print what came of a run, and only then write its record, if there is none."""
+    test = evaluate(trainer.model, data.test, trainer.batches.mean, trainer.recipe.precision)
     print(f"Test error {test.error:.2f} % on {data.title}, after {trainer.seconds:,.0f} s of training.")
+    if unsaved:
+        raise unsaved
+    if not record.exists():
+        settings = {"arch": checkpoint.arch, "shortcut": checkpoint.shortcut, "validation": checkpoint.validation}
+        about = describe_run(trainer, data=data, test=test, **settings)
+        about |= {"extended_at": list(checkpoint.extended)} if checkpoint.extended else {}
+        with new_folder(record) as folder:
+            save_run(folder, Run(about, pd.DataFrame(trainer.history)))
     print(f"Record: {record}\nCheckpoint: {checkpoint.path}")
 
 
+def _network_and_data(given: dict, path: Path) -> tuple[Network, DataSet]:
+    """Load a network, and the data set it was trained on; for weights of others, the one that is asked for."""
+    network = load_network(path, given.get("arch"), given.get("normalise"))
+    if network.data:
+        refuse(given, ["data"], f"{path} says itself what it was trained on, {network.data}")
+    data = load_data(network.data or given.get("data"))
+    if network.fingerprint not in (None, data.fingerprint):
+        raise InputError(f"{path} was trained on another version of {data.title}; use that one")
+    return network, data
+
+
 def run_evaluate(options: argparse.Namespace) -> None:
-    """Measure a checkpoint."""
+    """Measure a network on the test images."""
     device = pick_device(vars(options).get("device", "auto"))
-    saved = load_checkpoint(options.checkpoint)
-    data = load_data(saved["data"])
-    if data.fingerprint != saved["fingerprint"]:
-        raise InputError(f"{options.checkpoint} was trained on another version of {data.title}; use that one")
-    model = load_model(saved).to(device)
-    score = evaluate(model, data.test, saved["mean"], saved["recipe"]["precision"])
+    network, data = _network_and_data(vars(options), options.checkpoint)
+    score = evaluate(network.model.to(device), data.test, network.mean, network.precision)
     print(
-        f"{saved['arch']} after {saved['trainer']['step']:,} steps on {data.title}: "
-        f"test loss {score.loss:.4f}, test error {score.error:.2f} %, test accuracy {score.accuracy:.2f} %"
+        f"{network.title} on {data.title}: test loss {score.loss:.4f}, test error {score.error:.2f} %, "
+        f"test accuracy {score.accuracy:.2f} %"
     )
+
+
+def run_inspect(options: argparse.Namespace) -> None:
+    """Apply the instruments to one network."""
+    from .instruments.inspection import inspect_network  # imported here: training needs no instruments
+
+    given = vars(options)
+    device = pick_device(given.get("device", "auto"))
+    out = given.get("out")
+    if out and out.exists():
+        raise InputError(f"{out} is there already; give the name of a new file with --out")
+    network, data = _network_and_data(given, options.checkpoint)
+    train, test = evenly(data.train, 128).to(device), evenly(data.test, given.get("images", 500)).to(device)
+    table = inspect_network(network.model.to(device), network.mean.to(device), train, test)
+    print(f"{network.title}: error {table.attrs['error']:.2f} % on {len(test):,} test images of {data.title}\n")
+    print(table.round(3).to_string(index=False, na_rep=""))
+    print(
+        "\nstd: of the layer's response. gradient: norm of the loss's gradient at its output, on 128 training images. "
+        "dead: filters\nthat answer every image alike. lesion: error in percent without the block that ends there."
+    )
+    if out:
+        write_file(out, lambda file: table.to_csv(file, index=False))
+        print(f"Table: {out}")
+
+
+def run_predict(options: argparse.Namespace) -> None:
+    """Classify an image."""
+    given = vars(options)
+    pixels, (width, height) = read_image(options.image)
+    network = load_network(given.get("weights") or recorded_weights(), given.get("arch"), given.get("normalise"))
+    if (width, height) != (32, 32):
+        print(f"Of {width}x{height} pixels the largest square in the middle was scaled to 32x32.")
+    print(f"{options.image.name}, by {network.title}:")
+    for name, probability in classify(network, pixels):
+        print(f"{100 * probability:5.1f} %  {name}")
 
 
 def run_compare(options: argparse.Namespace) -> None:
@@ -289,14 +287,13 @@ def run_compare(options: argparse.Namespace) -> None:
     name = f"compare-{depth}-{data.name}-{recipe.total_steps(len(data.train))}-steps-seed-{recipe.seed}"
 
     result = compare(data, recipe, depth=depth, device=device)
+    print(f"\n{result.plain.label()}\n\n{_format_table(result.table())}\n")
     record = unused(out / name)
     with new_folder(record) as folder:
         for run in (result.plain, result.residual):
             save_run(folder / run.arch, run)
         plot_comparison([result.plain, result.residual]).savefig(folder / "figure.png")
-    print(f"\n{result.plain.label()}\n")
-    print(_format_table(result.table()))
-    print(f"\nRecord: {record}\nFigure: {record / 'figure.png'}")
+    print(f"Record: {record}\nFigure: {record / 'figure.png'}")
 
 
 def run_bench(options: argparse.Namespace) -> None:
@@ -312,32 +309,9 @@ def run_bench(options: argparse.Namespace) -> None:
     out = given.get("out", data_dir() / "bench.json")
     check_writable(out.parent)
     result = bench(load_data(given.get("data")), device=device, **settings)
+    print(f"\n{result.report()}")
     result.save(out)
-
-    about = result.about
-    shown = result.table().rename(columns={"end_to_end": "end to end", "memory": "peak MiB"})
-    formats = {
-        "step": "{:,.0f}".format,
-        "end to end": "{:,.0f}".format,
-        "ratio": "{:.2f}".format,
-        "peak MiB": "{:,.0f}".format,
-    }
-    print(
-        f"\n{about['arch']}, batches of {about['batch_size']}, {about['hardware']['name']}; images per second, "
-        f"medians of {about['rounds']} rounds\n"
-    )
-    print(shown.rename_axis(None).to_string(formatters=formats, na_rep="-"))
-    best = result.table()["end_to_end"]
-    bound = about["matmul_gflops"] / about["image_gflop"]
-    print(
-        f"\nA large {about['precision']} matrix product runs at {about['matmul_gflops']:,.0f} GFLOP/s here; an image takes "
-        f"{about['image_gflop']:.2f} GFLOP.\nThat bounds any loop to {bound:,.0f} images per second; "
-        f"the fastest one reaches {100 * best.max() / bound:.0f} % of it."
-    )
-    print(
-        f"The paper's 64,000 steps of 128 images would take {64_000 * 128 / best.max() / 60:,.0f} minutes at that speed."
-    )
-    print(f"Recording gradients each 50 steps adds {about['recording_percent']:.1f} %.\nTable: {out}")
+    print(f"Table: {out}")
 
 
 def run_reproduce(options: argparse.Namespace) -> None:
@@ -406,16 +380,6 @@ def _say(*words, **options) -> None:
         print(*words, **options)
 
 
-def _replace(recipe: Recipe, given: dict) -> Recipe:
-    """Return the recipe with the flags that were given."""
-    changes = {flag: given[flag] for flag in RECIPE_FLAGS if flag in given}
-    if "epochs" in changes and "iterations" not in changes:
-        changes["iterations"] = None
-    elif "iterations" in changes and "epochs" not in changes:
-        changes["epochs"] = None
-    return dataclasses.replace(recipe, **changes)
-
-
 def _format_table(table: pd.DataFrame) -> str:
     shown = pd.DataFrame(
         {
@@ -425,3 +389,17 @@ def _format_table(table: pd.DataFrame) -> str:
         }
     )
     return shown.to_string()
+
+
+COMMANDS = {
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "inspect": run_inspect,
+    "predict": run_predict,
+    "compare": run_compare,
+    "bench": run_bench,
+    "reproduce": run_reproduce,
+    "measure": run_measure,
+    "data list": run_data_list,
+    "data import": run_data_import,
+}

@@ -70,10 +70,11 @@ def test_training_is_resumed_by_another_number_of_processes(tmp_path):
     saved = load_checkpoint(checkpoint)
     assert len(saved["trainer"]["history"]) == 4  # epochs of 4 steps, and step 10
 
+    (tmp_path / "runs" / NAME).rename(tmp_path / "first")
     saved["trainer"] |= {"step": 8, "history": saved["trainer"]["history"][:2]}  # as if it had been stopped there
     torch.save(saved, checkpoint)
     subprocess.run([sys.executable, WORKER, tmp_path, "--resume", checkpoint, "--device", "cpu"], check=True)
-    about = json.loads((tmp_path / "runs" / f"{NAME}-2" / "run.json").read_text())
+    about = json.loads((tmp_path / "runs" / NAME / "run.json").read_text())
     assert about["how"]["processes"] == 1 and about["steps"] == 12
 
 

@@ -9,7 +9,7 @@ What it does differently, and why that is faster:
 * **Graphed**, on NVIDIA GPUs. A step of ResNet-56 is hundreds of small kernels, and Python takes longer to launch them
   than the GPU to run them. So one step, from the choice of images to the updated weights, is recorded as a CUDA graph,
   and from then on launched whole. Nothing waits for the GPU within an epoch.
-* **Own stream**, on NVIDIA GPUs. One small network leaves most of a GPU idle; several engines, stepped in turn, overlap.
+* **Own stream**, on NVIDIA GPUs. A small network leaves most of a GPU idle; several engines, stepped in turn, overlap.
 * **Several processes.** Under torchrun each process computes its share of every batch, and gradients are added up.
 
 bfloat16 is not on this list: it changes the numbers, so it is part of the recipe.
@@ -37,7 +37,7 @@ class Engine(Trainer):
     Args:
         model, train, recipe, device, treatment: as for :class:`resnet56.train.Trainer`.
         channels_last, fused, compiled, graphed: the tricks listed above, each of which can be left out to see what it
-            brings. Graphs are for NVIDIA GPUs, one process and the fused optimizer; elsewhere ``graphed`` changes nothing.
+            brings. Graphs are for NVIDIA GPUs, one process and the fused optimizer; elsewhere ``graphed`` does nothing.
     """
 
     def __init__(

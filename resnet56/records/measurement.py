@@ -1,6 +1,5 @@
 """Measurements: a table with its conditions, saved without pickle."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pandas as pd
 
 from ..errors import InputError
 from .files import data_dir, new_folder
-from .runs import checksum, sha256
+from .runs import how_to_get, seal, unseal
 
 
 @dataclass(frozen=True)
@@ -24,20 +23,22 @@ class Measurement:
     table: pd.DataFrame
 
 
-def save_measurement(path: str | Path, measurement: Measurement) -> None:
+def save_measurement(path: str | Path, measurement: Measurement, scratch: Path | None = None) -> None:
     """Write a measurement into a new folder ``path``: ``measurement.json`` and ``table.csv``, whole or not at all.
 
     Numbers in the table keep six significant digits; infinite ones and those that are not a number are kept too.
 
+    Args:
+        path: the folder.
+        measurement: what to write.
+        scratch: as for :func:`resnet56.records.files.new_folder`.
+
     Raises:
         InputError: if it cannot be written, or there is something of that name.
     """
-    with new_folder(Path(path)) as folder:
+    with new_folder(Path(path), scratch) as folder:
         measurement.table.to_csv(folder / "table.csv", index=False, float_format="%.6g", na_rep="nan")
-        about = {**measurement.about, "files": {"table.csv": sha256(folder / "table.csv")}}
-        about = json.loads(json.dumps(about))  # what it will be when loaded: a number as a key becomes a string
-        about["checksum"] = checksum(about)
-        (folder / "measurement.json").write_text(json.dumps(about, indent=2) + "\n")
+        seal(folder / "measurement.json", measurement.about)
 
 
 def load_measurement(path: str | Path) -> Measurement:
@@ -47,13 +48,9 @@ def load_measurement(path: str | Path) -> Measurement:
         InputError: if there is none, or it is damaged.
     """
     folder = Path(path) if Path(path).is_dir() else data_dir() / "runs" / path
+    about = unseal(folder / "measurement.json", "measurement")
     try:
-        about = json.loads((folder / "measurement.json").read_text())
-        if about["checksum"] != checksum(about) or about["files"]["table.csv"] != sha256(folder / "table.csv"):
-            raise InputError(f"measurement {folder.name} is damaged (its checksum differs); get it again")
         # Only "nan" is not a number: names may be empty, or "None".
         return Measurement(about, pd.read_csv(folder / "table.csv", keep_default_na=False, na_values=["nan"]))
-    except InputError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"measurement {folder.name} cannot be read ({error}); get it again") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"measurement {folder.name} cannot be read ({error}); {how_to_get(folder)}") from error

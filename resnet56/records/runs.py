@@ -11,7 +11,9 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +34,7 @@ from ..train import Score, Trainer
 from .files import data_dir
 
 MEAN = "mean image"  # its name beside the weights
+UNKNOWN = "unknown"  # the commit, where git does not tell
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,17 @@ class Run:
 
     def label(self) -> str:
         """Return the run's conditions in one line, as captions and printouts give them."""
-        recipe, hardware = self.about["recipe"], self.about["hardware"]
+        recipe = self.about["recipe"]
         return (
             f"{self.about['data']['title']}, {self.about['steps']:,} steps of {recipe['batch_size']} images, "
-            f"seed {recipe['seed']}, {recipe['precision']} on {hardware['name']}"
+            f"seed {recipe['seed']}, {recipe['precision']} on {self.hardware}"
         )
+
+    @property
+    def hardware(self) -> str:
+        """What it was trained on, in words; of a run that went on elsewhere, one after the other."""
+        parts = [part["hardware"] or {"name": "hardware not recorded"} for part in self.about.get("parts", [])]
+        return ", then ".join(dict.fromkeys(part["name"] for part in parts or [self.about["hardware"]]))
 
 
 def describe_run(trainer: Trainer, *, arch: str, shortcut: str, data: DataSet, validation: int, test: Score) -> dict:
@@ -144,9 +153,7 @@ def save_run(folder: Path, run: Run, trainer: Trainer | None = None) -> None:
         weights = {**trainer.model.state_dict(), MEAN: trainer.batches.mean}
         content = save({name: value.cpu().contiguous() for name, value in weights.items()})
         (folder / "weights.safetensors").write_bytes(content)
-    about = {**about, "files": {path.name: sha256(path) for path in sorted(folder.iterdir())}}
-    about["checksum"] = checksum(about)
-    (folder / "run.json").write_text(json.dumps(about, indent=2) + "\n")
+    seal(folder / "run.json", about)
 
 
 @torch.no_grad()
@@ -157,26 +164,19 @@ def reference_logits(model: nn.Module, mean: Tensor) -> Tensor:
 
 
 def load_run(folder: str | Path) -> Run:
-    """Load a recorded run.
+    """Load a recorded run, by its folder or by the name of its folder in ``data/runs/``.
 
     Raises:
-        InputError: if there is none in ``folder``, or one of its files is damaged or missing.
+        InputError: if there is none, or one of its files is damaged or missing.
     """
-    folder = Path(folder)
+    folder = Path(folder) if Path(folder).is_dir() else data_dir() / "runs" / folder
+    about = unseal(folder / "run.json", "recorded run")
     try:
-        about = json.loads((folder / "run.json").read_text())
-        if about["checksum"] != checksum(about):
-            raise InputError(f"recorded run {folder.name}: run.json is damaged (its checksum differs); get it again")
-        for name, digest in about["files"].items():
-            if sha256(folder / name) != digest:
-                raise InputError(f"recorded run {folder.name}: {name} is damaged (its checksum differs); get it again")
         history = pd.read_csv(folder / "history.csv")
         gradients = _load_gradients(folder / "gradients.npz") if "gradients.npz" in about["files"] else None
         return Run(about, history, gradients)
-    except InputError:
-        raise
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"recorded run {folder.name} cannot be read ({error}); get it again") from error
+        raise InputError(f"recorded run {folder.name} cannot be read ({error}); {how_to_get(folder)}") from error
 
 
 def load_pretrained(arch: str, suite: str | None = None) -> tuple[nn.Module, Tensor]:
@@ -184,10 +184,11 @@ def load_pretrained(arch: str, suite: str | None = None) -> tuple[nn.Module, Ten
 
     Args:
         arch: the architecture, such as ``"resnet56"``.
-        suite: folder in ``data/runs/``; if None, the one of the longest run of this network.
+        suite: folder in ``data/runs/``; if None, all of them are searched.
 
     Returns:
-        The network, in evaluation mode, and the mean image of its training images, ``(3, 32, 32)``.
+        The network, in evaluation mode, and the mean image of its training images, ``(3, 32, 32)``. Where several runs
+        of this network kept their weights, those of the longest; of equally long ones, the first by name.
 
     Raises:
         InputError: if there is none, or it is damaged.
@@ -196,49 +197,139 @@ def load_pretrained(arch: str, suite: str | None = None) -> tuple[nn.Module, Ten
         >>> model, mean = load_pretrained("resnet56")
         >>> evaluate(model, data.test, mean)
     """
-    folder = data_dir() / "runs" / (suite or "")
-    found = [(load_run(path.parent), path) for path in sorted(folder.rglob("weights.safetensors"))]
-    found = [(run, path) for run, path in found if run.arch == arch]
-    if not found:
-        raise InputError(f"no trained weights of {arch!r} in {folder}; `resnet56 reproduce` makes them")
-    run, path = max(found, key=lambda pair: pair[0].about["steps"])
-    weights = load_file(path)
+    run, path = find_pretrained(arch, suite)
+    weights = load_file(path / "weights.safetensors")
     mean = weights.pop(MEAN)
-    model = build_model(arch, run.about["shortcut"] or "A")
+    model = build_model(run.arch, run.about["shortcut"] or "A")
     model.load_state_dict(weights)
     return model.eval(), mean
 
 
-def runs_table(folder: str | Path | None = None) -> pd.DataFrame:
+def find_pretrained(arch: str, suite: str | None = None) -> tuple[Run, Path]:
+    """Return the run whose weights :func:`load_pretrained` takes, and its folder."""
+    arch = "{}{}".format(*parse_arch(arch))
+    folder = data_dir() / "runs" / (suite or "")
+    paths = [path for path in find_runs(folder).values() if (path / "weights.safetensors").exists()]
+    found = [(run, path) for run, path in zip(map(load_run, paths), paths, strict=True) if run.arch == arch]
+    if not found:
+        raise InputError(f"no trained weights of {arch} in {folder}; {how_to_train(arch, folder)}")
+    return max(found, key=lambda pair: pair[0].about["steps"])
+
+
+def how_to_train(arch: str, folder: Path) -> str:
+    """Say which command makes weights of ``arch`` in a folder of records, or what does instead."""
+    from .suites import SUITES  # imported here: suites record runs
+
+    named = [name for name in SUITES if folder.name.startswith(f"{name}-")]
+    for name in named or ("laptop", "paper", "fast"):
+        for run, (trained, recipe) in SUITES[name].runs.items():
+            if trained == arch and SUITES[name].keep and recipe.seed == 0:
+                return how_to_get(folder / run if named else data_dir() / "runs" / name / run)
+    return (
+        f"no suite keeps them; `resnet56 train --arch {arch}` trains one, and "
+        "load_model(load_checkpoint(path)) of resnet56.records.checkpoint loads it"
+    )
+
+
+def how_to_get(path: Path) -> str:
+    """Say which step brings a missing or damaged record, whose place in ``data/runs/`` is ``path``."""
+    from .suites import SUITES  # imported here: suites record runs
+
+    there = f"move {path} away, and " if path.exists() else ""
+    for folder in (path, *path.parents[:2]):
+        suite, data, _, steps = re.fullmatch(r"([^-]*)-?(.*?)(-(\d+)-steps)?", folder.name).groups()
+        if suite in SUITES:
+            flags = f" --data {data}" * bool(data) + f" --iterations {steps}" * bool(steps)
+            if path.parent.name == "measurements":
+                return f"{there}`resnet56 measure {suite}{flags}` makes it anew"
+            flags += f" --only {path.name}" * (path.name in SUITES[suite].runs)
+            return f"{there}`resnet56 reproduce {suite}{flags}` makes it{' anew' * bool(there)}"
+    match = re.fullmatch(r"compare-(\d+)-([\w-]+)-(\d+)-steps-seed-(\d+)", path.name)
+    if match and "exercises" not in path.parts:
+        command = "resnet56 compare --depth {} --data {} --steps {} --seed {}".format(*match.groups())
+        return f"{there}`{command}` makes it{' anew' * bool(there)}"
+    return "bring it back with `git checkout -- PATH` if it is one of the book's, or choose another"
+
+
+def find_runs(folder: str | Path | None = None) -> dict[str, Path]:
+    """Find all recorded runs under ``folder``, as a dict from name to path; what is hidden is left out.
+
+    Args:
+        folder: a folder, or the name of one in ``data/runs/``; all of that if None.
+    """
+    folder = Path(folder) if folder and Path(folder).is_dir() else data_dir() / "runs" / (folder or "")
+    paths = [path.parent.relative_to(folder) for path in sorted(folder.rglob("run.json"))]
+    return {path.as_posix(): folder / path for path in paths if not any(part.startswith(".") for part in path.parts)}
+
+
+def runs_table(folder: str | Path | None = None, need: Iterable[str] = ()) -> pd.DataFrame:
     """Load all recorded runs under ``folder``, as for :func:`find_runs`, into a table, a row per run.
 
     Columns: ``run`` (a :class:`Run`), ``arch``, ``family`` (``plain`` or ``resnet``), ``depth``, ``seed``, ``data``
-    (title of the data set), ``steps``, ``train_loss`` (nats) and ``train_error`` (percent), means of the last five rows of
-    the history (of up to 50 steps), ``test_error`` (percent), ``seconds`` (of training), ``hardware``; the index is the name.
+    (title of the data set), ``fingerprint`` (of the data set), ``steps``, ``train_loss`` (nats) and ``train_error``
+    (percent), of the :func:`last_steps`, ``test_error`` (percent), ``seconds`` (of training, by the clock),
+    ``processor_seconds`` (of all threads: the cost, whatever else the machine did; not a number where it was not
+    recorded), ``hardware``; the index is the name.
+
+    Args:
+        folder: as for :func:`find_runs`.
+        need: names of runs that must be there.
 
     Raises:
-        InputError: if one is damaged; the message names it.
+        InputError: if there is none, one of ``need`` is missing, one is damaged, or a folder holds runs on two data sets
+            of one name; the message names it.
     """
-    rows = {}
-    for name, path in find_runs(folder).items():
+    found = find_runs(folder)
+    place = Path(folder) if folder and Path(folder).is_dir() else data_dir() / "runs" / (folder or "")
+    missing = [name for name in need if name not in found]
+    if missing or not found:
+        what = ", ".join(missing) or "a run"
+        first = place / missing[0] if len(missing) == 1 else place
+        make = how_to_get(first) if folder else "`resnet56 reproduce laptop` and `resnet56 compare` make some"
+        raise InputError(f"not recorded in {place}: {what}; {make}")
+    rows, fingerprints = {}, {}
+    for name, path in found.items():
         run = load_run(path)
+        about, data = run.about, run.about["data"]
+        first = fingerprints.setdefault((path.parent, data["name"]), (data["fingerprint"], name))
+        if first[0] != data["fingerprint"]:
+            raise InputError(
+                f"{first[1]} and {name} in {place} were trained on two data sets called {data['name']} "
+                f"({first[0][:8]}, {data['fingerprint'][:8]}); move one of them to another folder"
+            )
         family, depth = parse_arch(run.arch)
-        last = run.history.tail(5)
         rows[name] = {
             "run": run,
             "arch": run.arch,
             "family": family,
             "depth": depth,
-            "seed": run.about["recipe"]["seed"],
-            "data": run.about["data"]["title"],
-            "steps": run.about["steps"],
-            "train_loss": last["train_loss"].mean(),
-            "train_error": last["train_error"].mean(),
-            "test_error": run.about["final"]["test_error"],
-            "seconds": run.about["seconds"],
-            "hardware": run.about["hardware"]["name"],
+            "seed": about["recipe"]["seed"],
+            "data": data["title"],
+            "fingerprint": data["fingerprint"],
+            "steps": about["steps"],
+            **last_steps(run.history),
+            "test_error": about["final"]["test_error"],
+            "seconds": about["seconds"],
+            "processor_seconds": about.get("processor_seconds"),
+            "hardware": run.hardware,
         }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame.from_dict(rows, orient="index").astype({"processor_seconds": float})
+
+
+def last_steps(history: pd.DataFrame, steps: int = 50) -> dict[str, float]:
+    """Return ``train_loss`` and ``train_error`` of a history, means over the last steps of the run.
+
+    A row of the history is a mean over the steps since the row before, ten or, at the end of an epoch, fewer. It counts
+    here as often as steps of it are among the last ones; of a row that only partly is, its mean stands for that part.
+
+    Args:
+        history: of a run.
+        steps: how many; all, if there are no more.
+    """
+    ends = history["step"].to_numpy()
+    begins = np.maximum(np.concatenate([[0], ends[:-1]]), ends[-1] - steps)
+    weights = np.maximum(ends - begins, 0)
+    return {name: float(np.average(history[name], weights=weights)) for name in ("train_loss", "train_error")}
 
 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
@@ -246,8 +337,22 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
 
     Columns: ``family``, ``depth``, ``seeds`` (how many), and ``train_error``, ``train_error_std``, ``test_error``,
     ``test_error_std`` (percent; the standard deviation is the sample's, not a number for one seed).
+
+    Raises:
+        InputError: if runs are of two data sets, or those of a network differ in more than their seeds.
     """
+    sets = runs.drop_duplicates("fingerprint")
+    if len(sets) > 1:
+        listed = ", ".join(f"{row['data']} ({row['fingerprint'][:8]})" for _, row in sets.iterrows())
+        raise InputError(f"these runs are of {len(sets)} data sets: {listed}; summarise those of one")
     groups = runs.groupby(["family", "depth"])
+    for _, group in groups:
+        kinds = {json.dumps(_kind(run), sort_keys=True) for run in group["run"]}
+        if len(kinds) > 1 or group["seed"].duplicated().any():
+            what = "are of several recipes" if len(kinds) > 1 else "have one seed"
+            raise InputError(
+                f"{', '.join(group.index)} {what}, so a mean would mix them up; summarise one recipe's seeds"
+            )
     table = groups.agg(
         seeds=("seed", "count"),
         train_error=("train_error", "mean"),
@@ -256,6 +361,12 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
         test_error_std=("test_error", "std"),
     )
     return table.reset_index()
+
+
+def _kind(run: Run) -> list:
+    """Return what runs have in common that differ only in their seed, and in what their hardware computes in."""
+    recipe = {key: value for key, value in run.about["recipe"].items() if key not in ("seed", "precision")}
+    return [run.about["steps"], run.about["shortcut"], run.about["data"]["validation_images"], recipe]
 
 
 def _load_gradients(path: Path) -> pd.DataFrame:
@@ -272,19 +383,12 @@ def _load_gradients(path: Path) -> pd.DataFrame:
         )
 
 
-def find_runs(folder: str | Path | None = None) -> dict[str, Path]:
-    """Find all recorded runs under ``folder``, as a dict from name to path.
-
-    Args:
-        folder: a folder, or the name of one in ``data/runs/``; all of that if None.
-    """
-    folder = Path(folder) if folder and Path(folder).is_dir() else data_dir() / "runs" / (folder or "")
-    return {path.parent.relative_to(folder).as_posix(): path.parent for path in sorted(folder.rglob("run.json"))}
-
-
 def sha256(path: Path) -> str:
-    """Return the sha256 of a file, as 64 hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Return the sha256 of a file, as 64 hexadecimal digits; of text, whatever line ends it was checked out with."""
+    content = path.read_bytes()
+    if path.suffix in (".csv", ".json"):
+        content = content.replace(b"\r\n", b"\n")
+    return hashlib.sha256(content).hexdigest()
 
 
 def checksum(about: dict) -> str:
@@ -293,19 +397,55 @@ def checksum(about: dict) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
+def seal(path: Path, about: dict) -> None:
+    """Write ``about`` as JSON, with the checksums of itself and of all files beside it."""
+    about = {**about, "files": {file.name: sha256(file) for file in sorted(path.parent.iterdir())}}
+    about = json.loads(json.dumps(about))  # what it will be when loaded: a number as a key becomes a string
+    about["checksum"] = checksum(about)
+    path.write_text(json.dumps(about, indent=2) + "\n")
+
+
+def unseal(path: Path, what: str) -> dict:
+    """Read what :func:`seal` wrote, and check every file.
+
+    Args:
+        path: of the JSON.
+        what: it is, for messages.
+
+    Raises:
+        InputError: if a file is missing or damaged.
+    """
+    folder = path.parent
+    if not folder.exists():
+        raise InputError(f"no {what} at {folder}; {how_to_get(folder)}")
+    try:
+        about = json.loads(path.read_text())
+        damaged = [path.name] * (about["checksum"] != checksum(about))
+        damaged += [name for name, digest in about["files"].items() if sha256(folder / name) != digest]
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{what} {folder.name} cannot be read ({error}); {how_to_get(folder)}") from error
+    if damaged:
+        raise InputError(f"{what} {folder.name}: {damaged[0]} is damaged (its checksum differs); {how_to_get(folder)}")
+    if about.get("commit", UNKNOWN) is None:  # as it was written once
+        about["commit"] = UNKNOWN
+    return about
+
+
 @functools.cache
-def commit() -> str | None:
-    """Return the commit of the checkout this package runs from, ``+changes`` if it was edited; None outside one."""
+def commit() -> str:
+    """Return the commit of the checkout this package runs from, ``+changes`` if it was edited.
+
+    Without a checkout, or without git, it is "unknown".
+    """
     here = Path(__file__).resolve().parent
-    if not (here.parent / ".git").exists():
-        return None
+    if not (here.parent.parent / ".git").exists():
+        return UNKNOWN
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command = ["git", "-c", "safe.directory=*", "-C", here, *arguments]  # whoever the checkout belongs to
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", here) else "")
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", here.parent) else "")
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return UNKNOWN

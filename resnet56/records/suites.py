@@ -1,6 +1,7 @@
 """Suites: the recorded runs of the book, planned, trained, continued and recorded by one command."""
 
 import dataclasses
+import fnmatch
 import math
 import time
 from collections.abc import Callable
@@ -22,12 +23,13 @@ from ..model import build_model, parse_arch
 from ..recipe import FAST, LAPTOP, PAPER, Recipe
 from ..train import evaluate
 from .checkpoint import Checkpoint, resume
-from .files import check_writable, data_dir, new_folder
+from .files import InProgress, check_writable, data_dir, lock, new_folder
 from .runs import Run, commit, describe_run, load_run, save_run
 
 VALIDATION = 5000  # training images held out, as in the paper: they make the curves, and choose nothing
 RECORDED_STEPS = 70  # steps of a run at which gradients are recorded, about
 PROBE = 128  # images of the probe batch
+RATES = (0.003, 0.01, 0.03, 0.06, 0.1, 0.3)  # the highest of a run
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,15 @@ def _ingredients() -> dict[str, tuple[str, Recipe]]:
     return {name: ("resnet8", recipe) for name, recipe in recipes.items()}
 
 
+def _rates() -> dict[str, tuple[str, Recipe]]:
+    """Return shallow and deep networks at several learning rates: does a plain one do better with another?"""
+    return {
+        f"{arch}-lr-{lr:g}": (arch, dataclasses.replace(LAPTOP, epochs=2, lr=lr))
+        for lr in RATES
+        for arch in ("plain20", "plain56", "resnet20", "resnet56")
+    }
+
+
 SUITES = {
     "paper": Suite(
         _seeds(PAPER, ("plain56", "resnet56"), range(5))
@@ -89,6 +100,7 @@ SUITES = {
         | _seeds(LAPTOP, ("resnet56", "plain56", "plain20", "resnet20"), range(1, 2))
     ),
     "ingredients": Suite(_ingredients(), keep=False),
+    "rates": Suite(_rates(), keep=False),
 }
 
 
@@ -144,12 +156,26 @@ def plan(
     return jobs
 
 
+def select(jobs: list[Job], only: str) -> list[Job]:
+    """Return those of the jobs whose names are listed in ``only``, separated by commas; ``*`` stands for anything.
+
+    Raises:
+        InputError: if something listed is the name of none.
+    """
+    wanted = [pattern.strip() for pattern in only.split(",")]
+    for pattern in wanted:
+        if not fnmatch.filter([job.name for job in jobs], pattern):
+            raise InputError(f"no run is called {pattern!r}; the runs are {', '.join(job.name for job in jobs)}")
+    return [job for job in jobs if any(fnmatch.fnmatchcase(job.name, pattern) for pattern in wanted)]
+
+
 def reproduce(
     suite: str,
     *,
     data: DataSet | None = None,
     device: str | torch.device = "auto",
     out: Path | None = None,
+    only: str = "*",
     at_once: int | None = None,
     time_limit: float = math.inf,
     iterations: int | None = None,
@@ -158,12 +184,15 @@ def reproduce(
 ) -> list[Path]:
     """Train the runs of a suite that are not recorded yet, and record each as it completes.
 
-    What was interrupted goes on from its checkpoint, which is deleted when the record is there.
+    What was interrupted goes on from its checkpoint, which is deleted when the record is there. Several processes may
+    work on one suite at once: each takes the next run that is missing and that no other has; at the end it does not wait
+    for those that others still train.
 
     Args:
         suite, out, iterations: as for :func:`plan`.
         data: the data set; the first that is available if None.
         device: where to train.
+        only: as for :func:`select`.
         at_once: how many networks are trained at the same time; if None, 8 on an NVIDIA GPU, of which one network leaves
             most idle, and 1 elsewhere.
         time_limit: seconds after which to stop and save.
@@ -171,7 +200,7 @@ def reproduce(
         say: called with each line of the report.
 
     Returns:
-        The folders of all records of the suite.
+        The folders of the records that were asked for, as far as they are there.
 
     Raises:
         InputError: if the suite or the device cannot be had, or a record or checkpoint is damaged or of another run.
@@ -182,26 +211,48 @@ def reproduce(
     commit()  # of the code that trains, before anyone edits it
     device = pick_device(device) if isinstance(device, str) else device
     data = data or load_data()
-    jobs = plan(suite, data, out=out, precision=fast_precision(device), iterations=iterations)
-    for job in jobs:
-        check_writable(job.record.parent)
-        check_writable(job.checkpoint.parent)
-    missing = [job for job in jobs if not _is_recorded(job)]
-    say(f"Suite {suite} on {data.title}: {len(jobs) - len(missing)} of {len(jobs)} runs are recorded.")
-    train, validation = split_train(data, min(VALIDATION, len(data.train) // 10))
-    train, validation = train.to(device), validation.to(device)
+    out = out or data_dir()
+    jobs = select(plan(suite, data, out=out, precision=fast_precision(device), iterations=iterations), only)
+    for folder in (jobs[0].record.parent, jobs[0].checkpoint.parent):
+        check_writable(folder)
+    count = min(VALIDATION, len(data.train) // 10)
+    recorded = sum(_is_recorded(job, data, count) for job in jobs)
+    say(f"Suite {suite} on {data.title}: {recorded} of {len(jobs)} runs are recorded.")
+    train, validation = (split.to(device) for split in split_train(data, count))
     at_once = at_once or (8 if device.type == "cuda" else 1)
     begun, work = time.monotonic(), 0.0
-    for first in range(0, len(missing), at_once):
-        group = missing[first : first + at_once]
-        left = sum(map(_work, missing[first:]))
-        if work:
-            say(f"About {(time.monotonic() - begun) / work * left / 60:,.0f} minutes to go.")
-        _train(group, data, train, validation, device, deadline, progress)
-        work += sum(map(_work, group))
-        for job in group:
-            say(f"{job.name}: test error {load_run(job.record).about['final']['test_error']:.2f} %")
-    return [job.record for job in jobs]
+    while True:
+        with ExitStack() as locks:
+            group = _take_missing(jobs, at_once, locks)
+            if not group:
+                break
+            if work:
+                left = sum(_work(job) for job in jobs if not job.record.exists())
+                say(f"About {(time.monotonic() - begun) / work * left / 60:,.0f} minutes to go.")
+            _train(group, data, train, validation, device, deadline, progress, say, out / "tmp")
+            work += sum(map(_work, group))
+    if others := [job.name for job in jobs if not job.record.exists()]:
+        say(f"Other processes are training {', '.join(others)}; nothing is left to do here.")
+    return [job.record for job in jobs if job.record.exists()]
+
+
+def _take_missing(jobs: list[Job], count: int, locks: ExitStack) -> list[Job]:
+    """Lock and return the next jobs, ``count`` at most, that are not recorded and that no other process has."""
+    taken = []
+    for job in jobs:
+        if len(taken) == count:
+            break
+        with ExitStack() as held:
+            try:
+                held.enter_context(lock(job.checkpoint))
+            except InProgress:
+                continue
+            if job.record.exists():
+                job.checkpoint.unlink(missing_ok=True)  # of a process that was killed before it could
+            else:
+                locks.push(held.pop_all())
+                taken.append(job)
+    return taken
 
 
 def _work(job: Job) -> float:
@@ -211,18 +262,22 @@ def _work(job: Job) -> float:
     return parse_arch(job.arch)[1] * images
 
 
-def _is_recorded(job: Job) -> bool:
+def _is_recorded(job: Job, data: DataSet, validation: int) -> bool:
+    """Tell whether a run is recorded; what it was trained on, and how, must be what is asked for."""
     if not job.record.exists():
         return False
     about = load_run(job.record).about
-    here = {**dataclasses.asdict(job.recipe), "milestones": list(job.recipe.milestones)}
+    here = dataclasses.asdict(job.recipe) | {"milestones": list(job.recipe.milestones)}
+    here |= {"arch": job.arch, "fingerprint": data.fingerprint, "validation_images": validation}
+    there = about["recipe"] | about["data"] | {"arch": about["arch"]}
     differences = [
-        f"{key} is {about['recipe'][key]} there, {value} here"
+        f"{key} is {there[key]} there, {value} here"
         for key, value in here.items()
-        if about["recipe"][key] != value and key != "precision"
+        if there[key] != value and key != "precision"
     ]
     if differences:
-        raise InputError(f"{job.record} is of another recipe: {'; '.join(differences)}; move it away, or give --out")
+        what = "data set" if there["fingerprint"] != data.fingerprint else "recipe"
+        raise InputError(f"{job.record} is of another {what}: {'; '.join(differences)}; move it away, or give --out")
     return True
 
 
@@ -234,8 +289,10 @@ def _train(
     device: torch.device,
     deadline: float,
     progress: bool,
+    say: Callable[[str], object],
+    scratch: Path,
 ) -> None:
-    """Train some networks at once, from their checkpoints where there are any, and record them."""
+    """Train some networks at once, from their checkpoints where there are any, say how well, and record them."""
     trainers, recorders, checkpoints = {}, {}, {}
     with ExitStack() as stack:
         for job in jobs:
@@ -254,10 +311,9 @@ def _train(
     for job in jobs:
         trainer = trainers[job.name]
         test = evaluate(trainer.model, data.test.to(device), trainer.batches.mean, job.recipe.precision)
+        say(f"{job.name}: test error {test.error:.2f} %")
         about = describe_run(trainer, arch=job.arch, shortcut="A", data=data, validation=len(validation), test=test)
-        gradients = recorders[job.name].table() if job.name in recorders else None
-        with new_folder(job.record) as folder:
-            save_run(
-                folder, Run(about, pd.DataFrame(trainer.history), gradients), trainer if gradients is not None else None
-            )
+        gradients = recorders[job.name].table() if job.keep else None
+        with new_folder(job.record, scratch) as folder:
+            save_run(folder, Run(about, pd.DataFrame(trainer.history), gradients), trainer if job.keep else None)
         job.checkpoint.unlink()
