@@ -118,7 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
             seconds = round(time.monotonic() - started)
             notebook.metadata["execution"] = {**conditions, "seconds": seconds, "date": date.today().isoformat()}
             target = options.out / path.name if options.out else path
-            write_file(target, lambda file: file.write(nbformat.writes(notebook).encode() + b"\n"))
+            text = nbformat.writes(notebook) + "\n"
+            write_file(target, lambda file, text=text: file.write(text.encode()))
             print(f"{seconds} s")
         return 0
     except InputError as error:

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -25,10 +26,10 @@ from .progress import Interrupted, OutOfTime
 from .recipe import PRESETS, Recipe
 from .records.checkpoint import Checkpoint, extend, find_record, load_checkpoint, resume
 from .records.files import check_writable, data_dir, lock, new_folder, unused, write_file
-from .records.foreign import Network, classify, load_network, read_image, recorded_weights
+from .records.foreign import Network, classify, load_network, read_image
 from .records.published import beside_published
-from .records.runs import Run, describe_run, runs_table, save_run, summarise
-from .records.suites import reproduce
+from .records.runs import Run, describe_run, find_pretrained, runs_table, save_run, summarise
+from .records.suites import SUITES, reproduce
 from .streams import Stream
 from .train import NonFiniteLoss, evaluate
 
@@ -64,7 +65,7 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
     except OSError as error:
         return 2, f"error: cannot use {error.filename or 'a file'}: {error.strerror or error}"
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if isinstance(error, RuntimeError) and not re.search("(out of|allocate) memory", str(error)):
             raise
         return 1, "stopped: out of memory; a smaller --batch-size needs less"
     return 0, ""
@@ -96,13 +97,16 @@ def _replace(recipe: Recipe, given: dict) -> Recipe:
 def run_train(options: argparse.Namespace) -> None:
     """Train one network, with checkpoints, and record it."""
     given = vars(options)
+    device = pick_device(given.get("device", "auto"))
+    if device.type == "cpu":
+        refuse(given, ["deterministic"], "a processor always computes the same bits")
     if "deterministic" in given:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks
         torch.use_deterministic_algorithms(True)
     if "compile" in given and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "c++", "cl"))):
         raise InputError("--compile needs a C++ compiler; install one (g++), or leave --compile out")
     saved = load_checkpoint(given["resume"]) if "resume" in given else None
-    with process_group(pick_device(given.get("device", "auto"))) as device:
+    with process_group(device) as device:
         _train(given, saved, device)
 
 
@@ -264,10 +268,11 @@ def run_predict(options: argparse.Namespace) -> None:
     """Classify an image."""
     given = vars(options)
     pixels, (width, height) = read_image(options.image)
-    network = load_network(given.get("weights") or recorded_weights(), given.get("arch"), given.get("normalise"))
+    weights = given.get("weights") or find_pretrained("resnet56")[1] / "weights.safetensors"
+    network = load_network(weights, given.get("arch"), given.get("normalise"))
     if (width, height) != (32, 32):
         print(f"Of {width}x{height} pixels the largest square in the middle was scaled to 32x32.")
-    print(f"{options.image.name}, by {network.title}:")
+    print(f"{options.image.name}, by {network.title}{f' on {network.data}' if network.data else ''}:")
     for name, probability in classify(network, pixels):
         print(f"{100 * probability:5.1f} %  {name}")
 
@@ -285,14 +290,19 @@ def run_compare(options: argparse.Namespace) -> None:
     check_writable(out)
     data = load_data(given.get("data"))
     name = f"compare-{depth}-{data.name}-{recipe.total_steps(len(data.train))}-steps-seed-{recipe.seed}"
-
-    result = compare(data, recipe, depth=depth, device=device)
-    print(f"\n{result.plain.label()}\n\n{_format_table(result.table())}\n")
-    record = unused(out / name)
-    with new_folder(record) as folder:
-        for run in (result.plain, result.residual):
-            save_run(folder / run.arch, run)
-        plot_comparison([result.plain, result.residual]).savefig(folder / "figure.png")
+    record = out / name
+    scratch = data_dir() / "tmp" if out.resolve() == (data_dir() / "runs").resolve() else out / ".tmp"
+    with lock(record, "made", scratch):
+        if record.exists():
+            raise InputError(f"{record} is there already and stays; see its figure, or give another --seed or --out")
+        result = compare(data, recipe, depth=depth, device=device)
+        formats = {"train loss": "{:.3f}".format, "test accuracy": "{:.1f} %".format, "seconds": "{:,.0f}".format}
+        print(f"\n{result.plain.label()}\n\n{result.table()[list(formats)].to_string(formatters=formats)}\n")
+        figure = plot_comparison([result.plain, result.residual])
+        with new_folder(record, scratch) as folder:
+            for run in (result.plain, result.residual):
+                save_run(folder / run.arch, run)
+            figure.savefig(folder / "figure.png")
     print(f"Record: {record}\nFigure: {record / 'figure.png'}")
 
 
@@ -317,35 +327,39 @@ def run_bench(options: argparse.Namespace) -> None:
 def run_reproduce(options: argparse.Namespace) -> None:
     """Train the runs of a suite, print their errors, and draw those of plain-20, plain-56 and ResNet-56."""
     given = vars(options)
-    for key in ("at_once", "iterations", "time_limit"):
-        if given.get(key, 1) <= 0:
-            raise InputError(f"--{key.replace('_', '-')} must be positive, not {given[key]}")
-    settings = {key: given[key] for key in ("device", "out", "at_once", "iterations") if key in given}
-    data = load_data(given.get("data"))
+    settings = {key: given[key] for key in ("out", "at_once", "iterations", "only") if key in given}
+    device = pick_device(given.get("device", "auto"))
+    if "threads" in given:
+        refuse(given, ["threads"] * (device.type != "cpu"), f"training is on {device.type}")
+        torch.set_num_threads(given["threads"])
+    suite, data, limit = given["suite"], load_data(given.get("data")), 60 * given.get("time_limit", math.inf)
     try:
-        records = reproduce(given["suite"], data=data, time_limit=60 * given.get("time_limit", math.inf), **settings)
+        records = reproduce(suite, data=data, device=device, time_limit=limit, **settings)
     except OutOfTime:
         print("Out of time; all is saved. The same command goes on from here.", file=sys.stderr)
         return
+    if not records:
+        return
     folder = records[0].parent
     runs = runs_table(folder)
-    shown = runs[(runs["seed"] == 0) & runs["arch"].isin(["plain20", "plain56", "resnet56"])].sort_values("depth")
-    if shown.empty:  # trials of recipes, which a figure or a mean would mix up
+    if not SUITES[suite].keep:  # trials of recipes, which a figure or a mean would mix up
         runs["validation_error"] = [run.history["validation_error"].iloc[-1] for run in runs["run"]]
         table = runs.loc[[record.name for record in records], ["arch", "train_error", "validation_error"]]
         print(f"\nErrors in percent on {data.title}\n\n{table.round(2).to_string()}\n\nRecords: {folder}")
         return
-    from .plots import plot_degradation  # imported here: the other commands draw nothing
-
-    figure = plot_degradation(list(shown["run"]))
-    write_file(folder / "figure.png", lambda file: figure.savefig(file, dpi=150))
     table = summarise(runs)
     print(f"\nErrors in percent on {data.title}\n\n{table.round(2).to_string(index=False, na_rep='-')}")
     print(
         f"\nTest errors beside those published for the full recipe on the official CIFAR-10\n\n"
-        f"{beside_published(table).to_string(index=False)}\n\n"
-        f"Records: {folder}\nFigure: {folder / 'figure.png'}"
+        f"{beside_published(table).to_string(index=False)}\n\nRecords: {folder}"
     )
+    shown = runs[(runs["seed"] == 0) & runs["arch"].isin(["plain20", "plain56", "resnet56"])].sort_values("depth")
+    if len(shown):
+        from .plots import plot_degradation  # imported here: the other commands draw nothing
+
+        figure = plot_degradation(list(shown["run"]))
+        write_file(folder / "figure.png", lambda file: figure.savefig(file, dpi=150))
+        print(f"Figure: {folder / 'figure.png'}")
 
 
 def run_measure(options: argparse.Namespace) -> None:
@@ -353,9 +367,6 @@ def run_measure(options: argparse.Namespace) -> None:
     from .records.measuring import measure_suite  # imported here: training needs no instruments
 
     given = vars(options)
-    for key in ("images", "points"):
-        if given.get(key, 1) <= 0:
-            raise InputError(f"--{key} must be positive, not {given[key]}")
     settings = {key: given[key] for key in ("device", "out", "images", "points") if key in given}
     paths = measure_suite(given["suite"], load_data(given.get("data")), **settings)
     print(f"Measurements: {paths[0].parent}")
@@ -378,17 +389,6 @@ def _say(*words, **options) -> None:
     """Print, once, however many processes there are."""
     if rank() == 0:
         print(*words, **options)
-
-
-def _format_table(table: pd.DataFrame) -> str:
-    shown = pd.DataFrame(
-        {
-            "train loss": table["train loss"].map("{:.3f}".format),
-            "test accuracy": table["test accuracy"].map("{:.1f} %".format),
-            "seconds": table["seconds"].map("{:,.0f}".format),
-        }
-    )
-    return shown.to_string()
 
 
 COMMANDS = {

@@ -1,10 +1,13 @@
 """The benchmark: what it counts, not how fast it is; and the threads it runs on."""
 
+import contextlib
+import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -66,8 +69,28 @@ def test_the_textbook_loop_learns_what_the_others_learn(data_set):
     assert next(textbook.batches)[0] is next(textbook.batches)[0]
 
 
-def test_the_arithmetic_ceiling_is_that_of_a_matrix_product():
-    assert matmul_gflops(CPU, "fp32", size=64) > 0
+def test_the_arithmetic_ceiling_is_that_of_a_matrix_product(monkeypatch):
+    ticks = itertools.count(step=0.25)
+    monkeypatch.setattr(bench_module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    assert matmul_gflops(CPU, "fp32", size=64) == pytest.approx(2 * 64**3 / 0.25 / 1e9)
+
+
+def test_speeds_are_images_a_second_and_recording_is_a_share_of_time(data_set, monkeypatch):
+    """A step takes 0.5 s, 0.75 s where gradients are recorded, which one in fifty is: 1 %."""
+
+    def seconds(device, worker, steps):
+        return steps * (0.75 if getattr(worker, "recorders", None) else 0.5)
+
+    def one_loop(*arguments):
+        return {name: make for name, make in loops(*arguments).items() if name.startswith("plain")}
+
+    monkeypatch.setattr(bench_module, "_time", seconds)
+    monkeypatch.setattr(bench_module, "loops", one_loop)
+    monkeypatch.setattr(bench_module, "busy_processors", contextlib.nullcontext)
+    result = bench(data_set, arch="resnet8", batch_size=20, device=CPU, rounds=2, progress=False)
+    assert result.table().iloc[0].to_dict() == {"step": 40.0, "end_to_end": 40.0, "ratio": 1.0}
+    assert result.about["recording_percent"] == pytest.approx(1)
+    assert set(result.about["beside_others"].values()) == {1.0} and "left_out" in result.about
 
 
 def test_what_cannot_be_compiled_is_left_out_in_a_line(data_set, monkeypatch):

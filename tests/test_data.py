@@ -320,7 +320,7 @@ def damage(path: Path, how: str) -> str:
 @pytest.mark.parametrize("file", ["data_batch_3", "test_batch", "batches.meta"])
 @pytest.mark.parametrize("how", ["missing", "cut", "changed"])
 def test_a_damaged_folder_is_not_listed_and_the_error_says_what_is_wrong(
-    file, how, tiny, offline, drawings, tmp_path, data_folder, capsys
+    file, how, tiny, offline, drawings, tmp_path, data_folder, capsys, monkeypatch
 ):
     folder = data_folder / OFFICIAL[0]
     (tmp_path / OFFICIAL[0]).rename(folder)
@@ -333,6 +333,7 @@ def test_a_damaged_folder_is_not_listed_and_the_error_says_what_is_wrong(
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and "is not the official CIFAR-10" in out and "Notice: using shapes10" in out
     (tmp_path / OFFICIAL[1]).rename(data_folder / OFFICIAL[1])  # what was advised
+    monkeypatch.setattr(official, "save", None)  # it is not even tried to unpack it over the folder
     check_truth(load_data("cifar10"), tiny)
     assert f"Notice: using CIFAR-10, {data_folder / OFFICIAL[1]}, because {folder} is not" in capsys.readouterr().out
     names, problems = survey_data()
@@ -698,6 +699,15 @@ def test_the_format_is_what_the_content_says(copy_folder, data_folder):
     assert import_images(root, progress=False).title == "CIFAR-10 (JPEG copy, 30 + 20 images)"
 
 
+def test_images_keep_their_rows_columns_and_colours(copy_folder):
+    root = copy_folder()
+    photograph = np.zeros((32, 32, 3), np.uint8)
+    photograph[..., 0], photograph[..., 1] = np.arange(32), 7 * np.arange(32)[:, None]
+    Image.fromarray(photograph).save(root / "train" / "bird" / "0001.png")
+    pixels = import_images(root, progress=False).train.pixels[2 * 3 + 1]
+    assert np.array_equal(pixels.permute(1, 2, 0).numpy(), photograph)
+
+
 def test_other_files_and_hidden_ones_are_left_out(copy_folder):
     root = copy_folder()
     (root / "train" / "cat" / "._0000.png").write_text("of a Mac")
@@ -786,4 +796,15 @@ def test_a_damaged_cache_is_refused(copy_folder, data_folder):
     content[len(content) // 2] ^= 1
     cache.write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
+        load_data("cifar10-png")
+
+
+def test_a_cache_with_other_pixels_than_its_fingerprint_says_is_refused(copy_folder, data_folder):
+    import_images(copy_folder(), progress=False)
+    cache = data_folder / "cifar10-png.npz"
+    with np.load(cache) as file:
+        arrays = dict(file)
+    arrays["test_pixels"][0, 0, 0, 0] ^= 1
+    np.savez(cache, **arrays)  # sound as a file
+    with pytest.raises(InputError, match="cifar10-png.npz is damaged .its checksum differs.; delete it"):
         load_data("cifar10-png")

@@ -185,12 +185,15 @@ def test_only_what_can_open_a_repository_gets_a_button(address, providers):
     assert before == yaml.safe_load((ROOT / "_config.yml").read_text())
 
 
-@pytest.mark.parametrize("address, expected", [
-    ("https://github.com/Some-One/fifty.six", "https://some-one.github.io/fifty.six/"),
-    ("https://github.com/Some-One/Some-One.github.io", "https://some-one.github.io/"),
-    ("https://gitlab.com/a/b", "https://a.gitlab.io/b/"),
-    ("https://git.example.org/a/b", None),
-])
+@pytest.mark.parametrize(
+    "address, expected",
+    [
+        ("https://github.com/Some-One/fifty.six", "https://some-one.github.io/fifty.six/"),
+        ("https://github.com/Some-One/Some-One.github.io", "https://some-one.github.io/"),
+        ("https://gitlab.com/a/b", "https://a.gitlab.io/b/"),
+        ("https://git.example.org/a/b", None),
+    ],
+)
 def test_where_the_pages_of_a_repository_are_published(address, expected):
     assert build.site(address) == expected
     config = build.with_repository(yaml.safe_load((ROOT / "_config.yml").read_text()), address)

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from resnet56 import PAPER, Engine, InputError, Recipe, Trainer, build_model, evaluate, fit, weighted_layers
 from resnet56.data import normalise, pixel_mean
 from resnet56.devices import pick_device
-from resnet56.fast import fit_together
-from resnet56.progress import Interrupted
+from resnet56.fast import fit_together, together
+from resnet56.progress import Interrupted, OutOfTime
 from resnet56.records.checkpoint import Checkpoint, load_checkpoint, load_model, resume
 from resnet56.train import NonFiniteLoss, parameter_groups
 
@@ -227,7 +227,8 @@ def test_precision_is_that_of_the_recipe(split):
                 lambda module, inputs, output, seen=seen: seen.append(output.dtype)
             )
             trainer.take_step()
-            evaluate(trainer.model, split, trainer.batches.mean, precision)
+            trainer.history.append({})
+            trainer.validate(split)
             assert seen == [dtype, dtype]
             assert trainer._unread[0].dtype == torch.float32
             assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
@@ -471,3 +472,31 @@ def test_signals_finish_the_step_and_save(split, tmp_path, signum):
         fit_together({"run": trainer}, checkpoints={"run": new_checkpoint(tmp_path / "run.pt")}, progress=False)
     assert caught.value.signum == signum and signal.getsignal(signum) == before
     assert load_checkpoint(tmp_path / "run.pt")["trainer"]["step"] == 3
+
+
+class Counted:
+    """A checkpoint that only counts at which steps it was saved."""
+
+    def __init__(self):
+        self.steps = []
+
+    def save(self, trainer):
+        self.steps.append(trainer.step)
+
+
+def test_checkpoints_are_saved_on_the_clock_and_at_the_end(split, monkeypatch):
+    recipe = dataclasses.replace(RECIPE, iterations=32, batch_size=100)
+    for every, steps in ((0, list(range(1, 33))), (3600, [32])):  # an epoch is one step, and ends a turn
+        monkeypatch.setattr(together, "SAVE_EVERY", every)
+        checkpoint, trainer = Counted(), new_trainer(split, recipe)
+        trainer._update = lambda draw, lr: torch.ones(2)
+        fit_together({"run": trainer}, checkpoints={"run": checkpoint}, progress=False)
+        assert checkpoint.steps == steps
+
+
+def test_at_the_deadline_all_is_saved_and_a_turn_is_ten_steps(split):
+    checkpoint, trainer = Counted(), new_trainer(split, dataclasses.replace(RECIPE, iterations=32, batch_size=5))
+    trainer._update = lambda draw, lr: torch.ones(2)
+    with pytest.raises(OutOfTime):
+        fit_together({"run": trainer}, checkpoints={"run": checkpoint}, deadline=0, progress=False)
+    assert checkpoint.steps == [10]

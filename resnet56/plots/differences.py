@@ -7,7 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..instruments.initialisation import GROWTH
 from ..layers import STAGES, stage_of
-from .style import by_family, caption, colour, lines, mark_stages, note, panels, styled
+from .style import GREY, by_family, caption, colour, lines, mark_stages, note, panels, styled
 
 CHANCE = 90  # percent: the error of guessing among ten classes
 DOTTED = dict(color="black", linewidth=1, linestyle=(0, (1, 1.5)))  # what theory says
@@ -53,7 +53,8 @@ def plot_shattering(curves: dict[str, np.ndarray], conditions: str) -> Figure:
             if name in curves:
                 axis.plot(curves[name], color="#777777", linewidth=1.2, linestyle=style, label=f"{name} noise")
         axis.set_xlabel("lag, in points of the line")
-        axis.legend(fontsize=8, loc="upper right", ncols=2)
+        if axis.lines:
+            axis.legend(fontsize=8, loc="upper right", ncols=2)
     axes[0].set(ylabel="autocorrelation of the input gradient", yticks=[0, 0.25, 0.5, 0.75, 1])
     axes[0].set(xlim=(0, None), ylim=(-0.06, 1.42))
     caption(figure, conditions)
@@ -86,7 +87,7 @@ def plot_lesions(each: dict[str, pd.DataFrame], several: dict[str, pd.DataFrame]
     for arch, errors in draws.items():
         right.fill_between(errors.mean().index, errors.min(), errors.max(), color=colour(arch), alpha=0.18, linewidth=0)
     for axis in (left, right):
-        axis.axhline(CHANCE, color="#666666", linewidth=1, linestyle=":")
+        axis.axhline(CHANCE, color=GREY, linewidth=1, linestyle=":")
     note(right, "guessing", (1, CHANCE), (4, 0), ("axes fraction", "data"), va="center")
     left.set(xlabel="block removed, from input to output", ylabel="error (%)", ylim=(0, 100), title="One block removed")
     right.set(xlabel="number of blocks removed, at random", title="Several blocks removed")

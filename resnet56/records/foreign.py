@@ -19,7 +19,6 @@ from ..datasets.loading import CIFAR10_CLASSES
 from ..errors import InputError
 from ..model import build_model, parse_arch
 from .checkpoint import FORMAT, load_checkpoint, load_model, read_tensors
-from .files import data_dir
 from .runs import MEAN, load_run
 
 #: Means and standard deviations per channel, of pixels from 0 to 1, by the name that ``--normalise`` takes.
@@ -93,24 +92,6 @@ def load_network(path: str | Path, arch: str | None = None, normalisation: str |
         title = f"{about['arch']} after {about['steps']:,} steps"
         return Network(model, mean, title, data["name"], data["fingerprint"], about["recipe"]["precision"])
     return _load_foreign(path, content, arch, normalisation)
-
-
-def recorded_weights(arch: str = "resnet56") -> Path:
-    """Return the weights of the longest recorded run of ``arch`` on CIFAR-10.
-
-    Raises:
-        InputError: if there is none.
-    """
-    folder = data_dir() / "runs"
-    runs = {path: load_run(path.parent) for path in sorted(folder.rglob("weights.safetensors"))}
-    runs = {
-        path: run.about["steps"]
-        for path, run in runs.items()
-        if run.arch == arch and run.about["data"]["name"] != "shapes10"
-    }
-    if not runs:
-        raise InputError(f"no trained weights of {arch} in {folder}; give a file with --weights PATH")
-    return max(runs, key=runs.get)
 
 
 def _load_foreign(path: Path, content: dict, arch: str | None, normalisation: str | None) -> Network:
