@@ -580,17 +580,22 @@ def test_a_block_that_gives_the_opposite_or_nothing_is_far_from_the_identity(pho
 def test_dead_filters_are_those_that_relu_silences(family, photos):
     images, _ = photos
     model = treated(f"{family}14")
-    assert dead_filters(model, images) == []
+    assert dead_filters(model, images, training=True) == [0] * 14
     nn.init.constant_(model.bn1.bias[3:5], -100.0)
     nn.init.constant_(model.layer2[1].bn1.bias[7:8], -100.0)
     nn.init.constant_(model.layer1[1].bn2.bias[:1], -100.0)
     nn.init.constant_(model.layer3[0].bn2.bias[2:3], -2.0)  # not silent everywhere
-    dead = [("conv1", 3), ("conv1", 4), ("layer1.1.conv2", 0), ("layer2.1.conv1", 7)]
-    assert dead_filters(model, images) == dead
+    nn.init.constant_(model.fc.bias[:1], -100.0)  # no ReLU follows
+    layers = [name for name, _ in weighted_layers(model)]
+    dead = dict(zip(layers, dead_filters(model, images, training=True), strict=True))
+    expected = dict.fromkeys(layers, 0) | {"conv1": 2, "layer1.1.conv2": 1, "layer2.1.conv1": 1}
+    assert dead == expected
     assert diagnosis(model, *photos)["dead_filters"] == 4
     nn.init.constant_(model.layer1[1].bn2.weight[:1], 0.01)
     nn.init.constant_(model.layer1[1].bn2.bias[:1], -0.2)  # below 0 everywhere; a shortcut's sum is not
-    assert (("layer1.1.conv2", 0) in dead_filters(model, images)) == (family == "plain")
+    assert dead_filters(model, images, training=True)[4] == (family == "plain")
+    calibrate(model, 0 * images)
+    assert sum(dead_filters(model, images)) != sum(dead_filters(model, images, training=True)), "the mode counts"
 
 
 def test_turning_angles_are_those_of_trigonometry():

@@ -4,7 +4,6 @@ import copy
 import math
 import signal
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +14,6 @@ from resnet56 import build_model, evaluate
 from resnet56.errors import InputError
 from resnet56.instruments import landscape
 from resnet56.instruments.landscape import filter_normalised_directions, loss_landscape
-from resnet56.plots import plot_loss_contours, plot_loss_lines, plot_loss_surfaces
 from resnet56.progress import Interrupted
 from resnet56.train import Score
 
@@ -284,55 +282,3 @@ def test_an_infinite_loss_is_kept_through_an_interruption(images, tmp_path, monk
     monkeypatch.setattr(landscape, "evaluate", lambda *arguments: Score(1.0, 50))
     table = loss_line(model, images, MEAN, points=3, progress=False, partial=partial)
     assert table["loss"].tolist() == [math.inf, 1, 1] and table["error"].tolist() == [90, 50, 50]
-
-
-# --- Figures ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def surfaces() -> dict[str, pd.DataFrame]:
-    """A bowl, and a steeper one that ends in infinity and in what is not a number."""
-    steps = np.linspace(-1, 1, 7)
-    x, y = (array.ravel() for array in np.meshgrid(steps, steps, indexing="ij"))
-    bowl = pd.DataFrame({"x": x, "y": y, "loss": 0.01 + x**2 + 2 * y**2, "error": 50.0})
-    steep = bowl.assign(loss=0.02 * np.exp(20 * (x**2 + y**2)))
-    steep.loc[0, "loss"], steep.loc[1, "loss"] = math.inf, math.nan
-    return {"resnet8": bowl, "plain8": steep}
-
-
-def test_one_scale_for_all_networks(surfaces):
-    lines = {arch: table[table["y"] == 0] for arch, table in surfaces.items()}
-    figure = plot_loss_lines(lines, "noise")
-    assert [text.get_text() for text in figure.axes[0].get_legend().texts] == ["ResNet-8", "plain-8"]
-
-    figure = plot_loss_contours(surfaces, "noise")
-    filled = [axis.collections[0] for axis in figure.axes[:2]]
-    assert np.ptp([contours.levels for contours in filled], axis=0).max() == 0
-    np.testing.assert_allclose(10 ** filled[0].levels[[0, -1]], [0.01, 100])  # the lowest loss, the end of the scale
-    assert [axis.get_title(loc="left") for axis in figure.axes[:2]] == ["ResNet-8", "plain-8"]
-
-    figure = plot_loss_surfaces(surfaces, "noise")
-    assert [axis.get_zlim() for axis in figure.axes] == [pytest.approx((-2, 2))] * 2
-    assert figure.get_suptitle() == "noise; cut off at 100 nats"
-    figure.canvas.draw()
-    plt.close("all")
-
-
-def test_losses_that_are_not_finite_are_drawn_above_the_scale(surfaces):
-    figure = plot_loss_contours(surfaces, "noise")
-    figure.canvas.draw()
-    image = np.asarray(figure.canvas.buffer_rgba())[::-1]  # from the bottom up
-
-    def at_the_top(axis, x, y):
-        column, row = axis.transData.transform((x, y)).astype(int)
-        return np.abs(image[row, column, :3] / 255 - plt.get_cmap("viridis")(1.0)[:3]).max() < 0.01
-
-    bowl, steep = figure.axes[:2]
-    assert at_the_top(steep, -0.97, -0.97) and at_the_top(steep, -0.97, -0.7) and at_the_top(steep, 0.9, 0.9)
-    assert not at_the_top(steep, 0.1, 0.1) and not at_the_top(bowl, -0.9, -0.9)
-
-    line = surfaces["plain8"].assign(loss=[*[1.0] * 25, *[math.inf, math.nan] * 12])
-    figure = plot_loss_lines({"plain8": line}, "noise")
-    heights = figure.axes[0].lines[0].get_ydata()
-    assert np.isfinite(heights).all() and (heights[25:] > figure.axes[0].get_ylim()[1]).all()
-    plt.close("all")

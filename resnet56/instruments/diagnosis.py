@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..gradients import output_gradient_norms
-from ..layers import STAGES, basic_blocks, listening, responses, stage_of, undisturbed, weighted_layers
+from ..layers import basic_blocks, listening, responses, stage_of, undisturbed, weighted_layers
 from .modes import calibrate
 from .shattering import autocorrelation, input_gradients, line
 
@@ -44,7 +44,7 @@ def diagnosis(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, flo
         "identity_distance": fmean(distances.values()),
         "gradient_growth": _gradient_growth(model, images, labels),
         **{f"autocorrelation_{lag}": correlation[lag].item() for lag in LAGS},
-        "dead_filters": len(dead_filters(model, images)),
+        "dead_filters": sum(dead_filters(model, images, training=True)),
     }
 
 
@@ -75,29 +75,31 @@ def identity_distances(model: nn.Module, images: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def dead_filters(model: nn.Module, images: Tensor) -> list[tuple[str, int]]:
-    """List the filters of the stem and the blocks that ReLU silences for every image and pixel, as (layer, number).
+def dead_filters(model: nn.Module, images: Tensor, training: bool = False) -> list[int]:
+    """Count, in each weighted layer, the filters that ReLU silences for every image and pixel.
 
-    Their response is below 0 everywhere, and so is the sum with the shortcut, where there is one. In training mode.
+    Their response is below 0 everywhere; at the end of a residual block the sum with the shortcut is, too. The last layer,
+    which no ReLU follows, has none.
+
+    Args:
+        model: a network of :func:`resnet56.model.build_model`; left as it was.
+        images: ``(N, 3, 32, 32)`` as the network sees them.
+        training: in training mode, for fresh networks, instead of evaluation mode.
     """
-    highest: dict[str, Tensor] = {}  # of each filter: what its ReLU gives
     blocks = basic_blocks(model)
-    names = {block: f"{name}.conv2" for name, block in blocks.items()}
+    ends = {block: f"{name}.conv2" for name, block in blocks.items()}
+    passed: dict[str, Tensor] = {}  # at the end of each block: the largest value of each channel
 
-    def top(maps: Tensor) -> Tensor:
+    def largest(maps: Tensor) -> Tensor:
         return maps.amax(dim=[0, *range(2, maps.ndim)])
 
     def note(block: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        highest[names[block]] = top(output)
+        passed[ends[block]] = largest(output)
 
-    with undisturbed(model, training=True), responses(model, top) as found, listening(blocks.values(), note):
+    with undisturbed(model, training), responses(model, largest) as found, listening(blocks.values(), note):
         model(images)
-    dead = []
-    for name, uses in found.items():
-        if stage_of(name) in ("stem", *STAGES):
-            silent = (uses[-1] < 0) & (highest.get(name, uses[-1]) <= 0)
-            dead += [(name, index) for index in silent.nonzero().flatten().tolist()]
-    return dead
+    silent = {name: (uses[-1] < 0) & (passed.get(name, uses[-1]) <= 0) for name, uses in found.items()}
+    return [0 if stage_of(name) == "head" else int(where.sum()) for name, where in silent.items()]
 
 
 def _gradient_growth(model: nn.Module, images: Tensor, labels: Tensor) -> float:

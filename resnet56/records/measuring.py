@@ -16,7 +16,7 @@ from ..devices import hardware, pick_device, versions
 from ..errors import InputError
 from ..gradients import output_gradient_norms
 from ..instruments.initialisation import branch_variances
-from ..instruments.landscape import loss_line, loss_surface
+from ..instruments.landscape import loss_landscape
 from ..instruments.lesions import lesion_each, lesion_random
 from ..instruments.modes import calibrate
 from ..instruments.paths import path_lengths
@@ -156,14 +156,15 @@ def random_lesions(study: Study) -> pd.DataFrame:
 
 def line_of_loss(study: Study) -> pd.DataFrame:
     """Measure the loss on a line through the trained weights."""
-    return _part_by_part(
-        study, "loss-line", loss_line, study.train, points=2 * study.points + 1, at_once=_at_once(study)
-    )
+    options = dict(axes=1, points=2 * study.points + 1, at_once=_at_once(study))
+    return _part_by_part(study, "loss-line", loss_landscape, study.train, **options)
 
 
 def surface_of_loss(study: Study) -> pd.DataFrame:
     """Measure the loss on a square around the trained weights."""
-    return _part_by_part(study, "loss-surface", loss_surface, study.train, points=study.points, at_once=_at_once(study))
+    return _part_by_part(
+        study, "loss-surface", loss_landscape, study.train, points=study.points, at_once=_at_once(study)
+    )
 
 
 def _at_once(study: Study) -> int:
