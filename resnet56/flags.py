@@ -10,7 +10,7 @@ from .recipe import PRECISIONS, PRESETS
 from .records.foreign import NORMALISATIONS
 from .records.suites import SUITES
 
-#: Numbers that flags take: the least, whose type is the flag's, and the greatest.
+#: Numbers that flags take, from the least, whose type is the flag's, to the greatest.
 LIMITS = {
     "at_once": (1, 1000),
     "batch_size": (1, 10**6),
