@@ -147,10 +147,11 @@ def responses(model: nn.Module, measure: Callable[[Tensor], Tensor] = lambda res
         if module in layers:
             found[layers[module]].append(measure(output))
             given.append((copy, layers[module], len(found[layers[module]]) - 1))
-        for index, (before, name, use) in enumerate(given):
-            if before is inputs[0]:
-                found[name][use] = measure(output)
-                del given[index]
+            return copy
+        for entry in given:
+            if entry[0] is inputs[0] and not entry[0]._version:  # nothing was done to it in place
+                given[:] = [other for other in given if other is not entry]
+                found[entry[1]][entry[2]] = measure(output)
                 break
         return copy
 
