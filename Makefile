@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 BOOK_DATA ?= shapes10
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf compare runs test test-all lab notebooks clean
+.PHONY: help book pdf compare runs lint test test-all lab notebooks lock clean
 
 help:  ## Show this list
 	@echo "Fifty-Six Layers: plain-56 against ResNet-56"
@@ -36,13 +36,18 @@ runs: $(READY)  ## Train, measure and record a suite: SUITE=laptop, fast or pape
 	$(BIN)/python -m resnet56 reproduce $(SUITE) $(SUITE_FLAGS)
 	$(BIN)/python -m resnet56 measure $(SUITE) $(SUITE_FLAGS)
 
+lint: $(READY)  ## Check style and spelling
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/codespell
+
 test: export RESNET56_DATA = $(BOOK_DATA)
-test: book  ## Build the book, run the tests, then re-execute every notebook and compare its outputs
+test: lint book  ## Build the book, run the tests, then re-execute every notebook and compare its outputs
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 book
 
 test-all: export RESNET56_DATA = $(BOOK_DATA)
-test-all: book  ## The same, with the tests that take minutes (kills, compilers, a browser)
+test-all: lint book  ## The same, with the tests that take minutes (kills, compilers, a browser)
 	$(BIN)/python -m pytest -m "" tests
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 book
 
@@ -53,15 +58,22 @@ notebooks: export RESNET56_DATA = $(BOOK_DATA)
 notebooks: $(READY)  ## Execute the notebooks in place, so that their stored outputs are fresh
 	$(BIN)/python book/execute.py
 
+lock: $(READY)  ## Work out requirements.lock anew, after a change of requirements.txt or pyproject.toml
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock' \
+	    --output-file requirements.lock requirements.txt pyproject.toml
+
 clean:  ## Remove what was built; data sets, checkpoints, records and .venv stay
-	rm -rf _build .pytest_cache *.egg-info
+	rm -rf _build .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-# The environment. TORCH_INDEX names another package index to take torch and torchvision from.
-$(READY): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
+# The environment: requirements.txt in the versions of requirements.lock, which holds for GPU and CPU builds on all systems.
+# TORCH_INDEX names another package index to take torch and torchvision from.
+$(READY): requirements.txt requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15) and \
+	    "The pinned packages have wheels for Python 3.11 to 3.14 only: set PYTHON=, say to python3.14")'
 	$(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX),$(BIN)/pip install --index-url $(TORCH_INDEX) $(shell grep -E '^torch(vision)?==' requirements.txt))
-	$(BIN)/pip install -r requirements.txt
+	$(if $(TORCH_INDEX),$(BIN)/pip install --no-deps --index-url $(TORCH_INDEX) $(shell grep -E '^torch(vision)?==' requirements.txt))
+	$(BIN)/pip install -r requirements.txt -c requirements.lock
 	$(BIN)/pip install --no-deps -e .
 	@touch $@

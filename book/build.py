@@ -1,9 +1,11 @@
 """Build the book: ``python book/build.py [REPOSITORY]``.
 
-With the address of the repository that holds the book, https://HOST/OWNER/NAME, the pages get a button that leads there
-and buttons that open a chapter on Binder and Colab, and the notebooks to download know where to get the package from.
+With the address of the repository that holds the book, https://HOST/OWNER/NAME, the pages get buttons that lead there
+and that open a chapter on Binder and Colab, and the notebooks to download know where to get the package from. If the
+host publishes pages, they get their address there, and what sites that link to them show: a description and a picture.
 """
 
+import copy
 import re
 import shutil
 import subprocess
@@ -18,11 +20,13 @@ from resnet56.records.files import check_writable, write_file
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "_build"
 BRANCH = "main"
+NOTEBOOKS = "notebooks"  # the branch where .github/workflows/book.yml puts notebooks that know their repository
 BINDER = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
 LAUNCH_BUTTONS = {  # what each host can be opened on
     "github.com": BINDER | {"colab_url": "https://colab.research.google.com"},
     "gitlab.com": BINDER,
 }
+PAGES = {"github.com": "github.io", "gitlab.com": "gitlab.io"}  # where each host publishes pages
 
 
 def read_address(text: str) -> str:
@@ -37,17 +41,43 @@ def read_address(text: str) -> str:
     return address
 
 
+def site(address: str) -> str | None:
+    """Return the address that the host of a repository publishes its pages at, if it does."""
+    host, owner, name = address.split("/")[2:]
+    if host not in PAGES:
+        return None
+    domain = f"{owner}.{PAGES[host]}".lower()
+    return f"https://{domain}/" if name.lower() == domain else f"https://{domain}/{name}/"
+
+
 def with_repository(config: dict, address: str) -> dict:
-    """Return Jupyter Book's configuration with the buttons that need the repository's address."""
+    """Return Jupyter Book's configuration with what needs the repository's address."""
+    config = copy.deepcopy(config)
+    html, sphinx = config["html"], config["sphinx"]["config"]
     host = address.split("/")[2]
+    html["use_repository_button"] = True
+    config["repository"] = {"url": address, "branch": NOTEBOOKS if host == "github.com" else BRANCH}  # what is opened
+    config["launch_buttons"] = LAUNCH_BUTTONS.get(host, {})
+
     provider = next((name for name in ("gitlab", "bitbucket") if name in host), "github")  # the theme knows these three
-    options = config["sphinx"]["config"]["html_theme_options"] | {"repository_provider": provider}
-    return config | {
-        "repository": {"url": address, "branch": BRANCH},
-        "launch_buttons": LAUNCH_BUTTONS.get(host, {}),
-        "html": config["html"] | {"use_repository_button": True},
-        "sphinx": config["sphinx"] | {"config": config["sphinx"]["config"] | {"html_theme_options": options}},
-    }
+    sphinx["html_theme_options"]["repository_provider"] = provider
+    if provider in host and provider != "bitbucket":  # else the theme does not know the addresses
+        html["use_issues_button"] = html["use_edit_page_button"] = True
+        edit = "-/edit" if provider == "gitlab" else "edit"
+        sphinx["html_context"]["edit_page_url_template"] = f"{address}/{edit}/{BRANCH}/{{{{ file_name }}}}"
+        sphinx["html_context"]["edit_page_provider_name"] = provider
+
+    if base := site(address):
+        html["baseurl"] = base
+        sphinx["extensions"].append("sphinxext.opengraph")
+        card = '<meta name="twitter:card" content="summary_large_image" />'
+        sphinx |= {
+            "ogp_site_url": base,
+            "ogp_site_name": config["title"],
+            "ogp_use_first_image": True,
+            "ogp_custom_meta_tags": [card],
+        }
+    return config
 
 
 def fill_in(notebook: Path, address: str) -> None:

@@ -13,6 +13,7 @@ import time
 from datetime import date
 from pathlib import Path
 
+import cells
 import nbformat
 import torch
 import yaml
@@ -40,7 +41,7 @@ def all_notebooks() -> list[Path]:
 
 
 def read(path: Path) -> nbformat.NotebookNode:
-    """Read a notebook, without what changes with the machine or the hour.
+    """Read a notebook, without what changes with the machine or the hour, and with what all have in common.
 
     Raises:
         InputError: if there is none.
@@ -49,6 +50,7 @@ def read(path: Path) -> nbformat.NotebookNode:
         notebook = nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat, json and jsonschema have their own
         raise InputError(f"{path} is not a notebook that can be read ({str(error).splitlines()[0]})") from error
+    cells.share(notebook)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # the times of single cells
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -116,7 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
             seconds = round(time.monotonic() - started)
             notebook.metadata["execution"] = {**conditions, "seconds": seconds, "date": date.today().isoformat()}
             target = options.out / path.name if options.out else path
-            write_file(target, lambda file: file.write(nbformat.writes(notebook).encode() + b"\n"))
+            text = nbformat.writes(notebook) + "\n"
+            write_file(target, lambda file, text=text: file.write(text.encode()))
             print(f"{seconds} s")
         return 0
     except InputError as error:

@@ -1,9 +1,11 @@
 """Print the built book as one PDF, ``_build/fifty-six-layers.pdf``: ``python book/pdf.py``.
 
 The pages of ``_build/html`` are joined into one document, in the order of the table of contents. Chromium prints it.
-What is only for the screen (buttons, menus, scripts) stays behind; solutions are opened.
+What is only for the screen (buttons, menus, scripts) stays behind; solutions are opened. The pages then get a link to a
+copy of the PDF beside them.
 """
 
+import re
 import shutil
 import sys
 import tempfile
@@ -20,13 +22,15 @@ from resnet56.records.files import write_file
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
 PDF = ROOT / "_build" / "fifty-six-layers.pdf"
+DOWNLOAD_MENU = re.compile(r'(<div class="dropdown dropdown-download-buttons">.*?)(</ul>)', re.DOTALL)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def page_names() -> list[str]:
     """Return the pages of the table of contents in their order, such as ``book/01_data``."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    return [toc["root"], *(page["file"] for chapter in chapters for page in (chapter, *chapter.get("sections", [])))]
 
 
 def open_browser(playwright: Playwright) -> Browser:
@@ -109,6 +113,27 @@ def join_pages() -> str:
     )
 
 
+def with_link(page: str, address: str) -> str:
+    """Return the text of a page with a link to the PDF at the end of its download menu."""
+    link = (
+        f'<li><a href="{address}" class="btn btn-sm dropdown-item" title="The whole book, to print">'
+        '<span class="btn__icon-container"><i class="fas fa-book"></i></span>'
+        '<span class="btn__text-container">the book (.pdf)</span></a></li>'
+    )
+    if link in page:
+        return page
+    return DOWNLOAD_MENU.sub(rf"\1{link}\2", page)
+
+
+def link_pages() -> None:
+    """Put a copy of the PDF beside the pages, and a link to it on each."""
+    shutil.copy(PDF, HTML)
+    for name in page_names():
+        path = HTML / f"{name}.html"
+        text = with_link(path.read_text(encoding="utf-8"), "../" * name.count("/") + PDF.name)
+        path.write_text(text, encoding="utf-8", newline="\n")
+
+
 def main() -> int:
     """Return the exit status: 0 or 2 (no built book, or no browser)."""
     try:
@@ -122,6 +147,7 @@ def main() -> int:
             print("printing", flush=True)
             printed = page.pdf(prefer_css_page_size=True, print_background=True, outline=True, tagged=True)
         write_file(PDF, lambda file: file.write(printed))
+        link_pages()
     except InputError as error:
         print(f"pdf: error: {error}", file=sys.stderr)
         return 2

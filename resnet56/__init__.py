@@ -3,9 +3,17 @@
 Import from here what most readers need; figures are in :mod:`resnet56.plots`.
 """
 
+# ruff: noqa: E402
+import os
+import sys
+
+if "torch" not in sys.modules:  # later is too late: import resnet56 before torch, or set the variable yourself
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits for the others sleeps and does not spin
+
 from .comparison import Comparison, compare, default_recipe, load_comparison
 from .data import Batches, DataSet, Split, hold_out, pixel_mean
 from .datasets import import_images, load_data
+from .devices import choose_threads
 from .errors import InputError
 from .fast import Engine, fit_together
 from .gradients import GradientRecorder
@@ -15,6 +23,7 @@ from .recipe import FAST, PAPER, Recipe
 from .records.runs import Run, find_runs, load_pretrained, load_run
 from .train import Score, Trainer, evaluate, fit
 
+choose_threads()
 __version__ = "0.1.0"
 __all__ = [
     "FAST",

@@ -1,3 +1,5 @@
+"""``python -m resnet56``: the command line."""
+
 import sys
 
 from .cli import main

@@ -29,7 +29,7 @@ from .records.files import check_writable, data_dir, lock, new_folder, unused, w
 from .records.foreign import Network, classify, load_network, read_image
 from .records.published import beside_published
 from .records.runs import Run, describe_run, find_pretrained, runs_table, save_run, summarise
-from .records.suites import reproduce
+from .records.suites import SUITES, reproduce
 from .streams import Stream
 from .train import NonFiniteLoss, evaluate
 
@@ -290,15 +290,19 @@ def run_compare(options: argparse.Namespace) -> None:
     check_writable(out)
     data = load_data(given.get("data"))
     name = f"compare-{depth}-{data.name}-{recipe.total_steps(len(data.train))}-steps-seed-{recipe.seed}"
-
-    result = compare(data, recipe, depth=depth, device=device)
-    formats = {"train loss": "{:.3f}".format, "test accuracy": "{:.1f} %".format, "seconds": "{:,.0f}".format}
-    print(f"\n{result.plain.label()}\n\n{result.table()[list(formats)].to_string(formatters=formats)}\n")
-    record = unused(out / name)
-    with new_folder(record) as folder:
-        for run in (result.plain, result.residual):
-            save_run(folder / run.arch, run)
-        plot_comparison([result.plain, result.residual]).savefig(folder / "figure.png")
+    record = out / name
+    scratch = data_dir() / "tmp" if out.resolve() == (data_dir() / "runs").resolve() else out / ".tmp"
+    with lock(record, "made", scratch):
+        if record.exists():
+            raise InputError(f"{record} is there already and stays; see its figure, or give another --seed or --out")
+        result = compare(data, recipe, depth=depth, device=device)
+        formats = {"train loss": "{:.3f}".format, "test accuracy": "{:.1f} %".format, "seconds": "{:,.0f}".format}
+        print(f"\n{result.plain.label()}\n\n{result.table()[list(formats)].to_string(formatters=formats)}\n")
+        figure = plot_comparison([result.plain, result.residual])
+        with new_folder(record, scratch) as folder:
+            for run in (result.plain, result.residual):
+                save_run(folder / run.arch, run)
+            figure.savefig(folder / "figure.png")
     print(f"Record: {record}\nFigure: {record / 'figure.png'}")
 
 
@@ -315,66 +319,47 @@ def run_bench(options: argparse.Namespace) -> None:
     out = given.get("out", data_dir() / "bench.json")
     check_writable(out.parent)
     result = bench(load_data(given.get("data")), device=device, **settings)
+    print(f"\n{result.report()}")
     result.save(out)
-
-    about = result.about
-    shown = result.table().rename(columns={"end_to_end": "end to end", "memory": "peak MiB"})
-    formats = {
-        "step": "{:,.0f}".format,
-        "end to end": "{:,.0f}".format,
-        "ratio": "{:.2f}".format,
-        "peak MiB": "{:,.0f}".format,
-    }
-    print(
-        f"\n{about['arch']}, batches of {about['batch_size']}, {about['hardware']['name']}; images per second, "
-        f"medians of {about['rounds']} rounds\n"
-    )
-    print(shown.rename_axis(None).to_string(formatters=formats, na_rep="-"))
-    best = result.table()["end_to_end"]
-    bound = about["matmul_gflops"] / about["image_gflop"]
-    print(
-        f"\nA large {about['precision']} matrix product runs at {about['matmul_gflops']:,.0f} GFLOP/s here; an image takes "
-        f"{about['image_gflop']:.2f} GFLOP.\nThat bounds any loop to {bound:,.0f} images per second; "
-        f"the fastest one reaches {100 * best.max() / bound:.0f} % of it."
-    )
-    print(
-        f"The paper's 64,000 steps of 128 images would take {64_000 * 128 / best.max() / 60:,.0f} minutes at that speed."
-    )
-    print(f"Recording gradients each 50 steps adds {about['recording_percent']:.1f} %.\nTable: {out}")
+    print(f"Table: {out}")
 
 
 def run_reproduce(options: argparse.Namespace) -> None:
     """Train the runs of a suite, print their errors, and draw those of plain-20, plain-56 and ResNet-56."""
     given = vars(options)
-    for key in ("at_once", "iterations", "time_limit"):
-        if given.get(key, 1) <= 0:
-            raise InputError(f"--{key.replace('_', '-')} must be positive, not {given[key]}")
-    settings = {key: given[key] for key in ("device", "out", "at_once", "iterations") if key in given}
-    data = load_data(given.get("data"))
+    settings = {key: given[key] for key in ("out", "at_once", "iterations", "only") if key in given}
+    device = pick_device(given.get("device", "auto"))
+    if "threads" in given:
+        refuse(given, ["threads"] * (device.type != "cpu"), f"training is on {device.type}")
+        torch.set_num_threads(given["threads"])
+    suite, data, limit = given["suite"], load_data(given.get("data")), 60 * given.get("time_limit", math.inf)
     try:
-        records = reproduce(given["suite"], data=data, time_limit=60 * given.get("time_limit", math.inf), **settings)
+        records = reproduce(suite, data=data, device=device, time_limit=limit, **settings)
     except OutOfTime:
         print("Out of time; all is saved. The same command goes on from here.", file=sys.stderr)
         return
+    if not records:
+        return
     folder = records[0].parent
     runs = runs_table(folder)
-    shown = runs[(runs["seed"] == 0) & runs["arch"].isin(["plain20", "plain56", "resnet56"])].sort_values("depth")
-    if shown.empty:  # trials of recipes, which a figure or a mean would mix up
+    if not SUITES[suite].keep:  # trials of recipes, which a figure or a mean would mix up
         runs["validation_error"] = [run.history["validation_error"].iloc[-1] for run in runs["run"]]
         table = runs.loc[[record.name for record in records], ["arch", "train_error", "validation_error"]]
         print(f"\nErrors in percent on {data.title}\n\n{table.round(2).to_string()}\n\nRecords: {folder}")
         return
-    from .plots import plot_degradation  # imported here: the other commands draw nothing
-
-    figure = plot_degradation(list(shown["run"]))
-    write_file(folder / "figure.png", lambda file: figure.savefig(file, dpi=150))
     table = summarise(runs)
     print(f"\nErrors in percent on {data.title}\n\n{table.round(2).to_string(index=False, na_rep='-')}")
     print(
         f"\nTest errors beside those published for the full recipe on the official CIFAR-10\n\n"
-        f"{beside_published(table).to_string(index=False)}\n\n"
-        f"Records: {folder}\nFigure: {folder / 'figure.png'}"
+        f"{beside_published(table).to_string(index=False)}\n\nRecords: {folder}"
     )
+    shown = runs[(runs["seed"] == 0) & runs["arch"].isin(["plain20", "plain56", "resnet56"])].sort_values("depth")
+    if len(shown):
+        from .plots import plot_degradation  # imported here: the other commands draw nothing
+
+        figure = plot_degradation(list(shown["run"]))
+        write_file(folder / "figure.png", lambda file: figure.savefig(file, dpi=150))
+        print(f"Figure: {folder / 'figure.png'}")
 
 
 def run_measure(options: argparse.Namespace) -> None:
@@ -382,9 +367,6 @@ def run_measure(options: argparse.Namespace) -> None:
     from .records.measuring import measure_suite  # imported here: training needs no instruments
 
     given = vars(options)
-    for key in ("images", "points"):
-        if given.get(key, 1) <= 0:
-            raise InputError(f"--{key} must be positive, not {given[key]}")
     settings = {key: given[key] for key in ("device", "out", "images", "points") if key in given}
     paths = measure_suite(given["suite"], load_data(given.get("data")), **settings)
     print(f"Measurements: {paths[0].parent}")

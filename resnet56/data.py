@@ -5,8 +5,10 @@ are cropped, flipped and normalised there, for all images at once, as in He et a
 :func:`resnet56.datasets.load_data` says where images come from.
 """
 
+import hashlib
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -60,6 +62,16 @@ class DataSet:
     fingerprint: str
 
 
+def make_data_set(name: str, title: str, classes: tuple[str, ...], arrays: list) -> DataSet:
+    """Make a data set of arrays: training pixels, ``(N, 3, 32, 32)``, and labels, ``(N,)``, then those of the test."""
+    digest, tensors = hashlib.sha256(), []
+    for array, dtype in zip(arrays, (np.uint8, np.int64) * 2, strict=True):
+        array = np.ascontiguousarray(array, dtype=dtype)
+        digest.update(array.astype(np.uint8, copy=False).data)
+        tensors.append(torch.from_numpy(array))
+    return DataSet(name, title, tuple(classes), Split(*tensors[:2]), Split(*tensors[2:]), digest.hexdigest())
+
+
 def hold_out(split: Split, count: int, seed: int = 0) -> tuple[Split, Split]:
     """Split off ``count`` images for validation, the same number of each class, chosen at random.
 
@@ -74,13 +86,17 @@ def hold_out(split: Split, count: int, seed: int = 0) -> tuple[Split, Split]:
         ``(rest, held_out)``, each in the order of ``split``.
 
     Raises:
-        InputError: if ``count`` is not a multiple of the number of classes, or too large.
+        InputError: if ``count`` is not a multiple of the number of classes, or would use a class up.
     """
-    classes = int(split.labels.max()) + 1
-    if count % classes or not 0 < count < len(split):
-        raise InputError(f"cannot hold out {count} of {len(split)} images evenly from {classes} classes")
-    generator = torch.Generator().manual_seed(seed)
     labels = split.labels.cpu()
+    sizes = labels.bincount()
+    classes = len(sizes)
+    if count % classes or not 0 < count < classes * sizes.min():
+        raise InputError(
+            f"cannot hold out {count} of {len(split)} images, as many of each class; choose a multiple of {classes} "
+            f"below {classes * sizes.min()}, or 0 for none (--validation)"
+        )
+    generator = torch.Generator().manual_seed(seed)
     held = torch.zeros(len(split), dtype=torch.bool)
     for label in range(classes):
         members = (labels == label).nonzero().flatten()
@@ -94,13 +110,24 @@ def split_train(data: DataSet, validation: int) -> tuple[Split, Split | None]:
 
 
 def evenly(split: Split, count: int) -> Split:
-    """Return ``count`` images spread evenly over ``split``: its first ones may all be of one class.
+    """Return ``count`` images, as many of each class (to within one), spread evenly over each class's images.
 
     Args:
-        split: the images.
+        split: the images, in any order; a class that is too small gives all it has, the others share the rest.
         count: how many; all, if there are no more.
+
+    Raises:
+        InputError: if ``count`` is not positive.
     """
-    return split[:: max(1, len(split) // count)][:count]
+    if count < 1:
+        raise InputError(f"cannot choose {count} images; choose 1 or more")
+    labels = split.labels.cpu()
+    classes = sorted(((labels == label).nonzero().flatten() for label in labels.unique()), key=len)
+    chosen = []
+    for number, members in enumerate(classes):
+        wanted = min(len(members), (count - sum(map(len, chosen))) // (len(classes) - number))
+        chosen.append(members[torch.arange(wanted) * len(members) // max(1, wanted)])
+    return split[torch.cat(chosen).sort().values]
 
 
 def pixel_mean(split: Split) -> Tensor:
@@ -153,11 +180,14 @@ class Batches:
     """
 
     def __init__(self, split: Split, batch_size: int, seed: int):
-        if batch_size > len(split):
-            raise InputError(f"a batch of {batch_size} is larger than the training set of {len(split)} images")
+        size = len(split)
+        if batch_size > size:
+            raise InputError(
+                f"a batch of {batch_size} is larger than the training set of {size} images; use up to {size}"
+            )
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.mean = pixel_mean(split)
-        self.steps_per_epoch = len(split) // batch_size
+        self.steps_per_epoch = size // batch_size
         self._epoch = None
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
@@ -165,7 +195,7 @@ class Batches:
         return self.views(self.draw(step))
 
     def draw(self, step: int) -> Tensor:
-        """Return what chance decides for one step, int64 ``(4, batch_size)``: image, crop's top and left, mirrored or not."""
+        """Return what chance decides for one step, int64 ``(4, batch_size)``: image, crop's top and left, mirrored?"""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._draws = self._draw_epoch(epoch)

@@ -1,6 +1,10 @@
 """Devices: which there are, what they compute in, and what records say of them."""
 
+import functools
+import math
+import os
 import platform
+import shutil
 from pathlib import Path
 
 import torch
@@ -8,6 +12,7 @@ import torch
 from .errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+COMPILERS = ("g++", "clang++", "c++", "cl")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -48,6 +53,7 @@ def hardware(device: torch.device) -> dict:
     return {"type": "cpu", "name": name, "threads": threads}
 
 
+@functools.cache
 def _cpu_info(key: str) -> str:
     """Return what Linux says of the first processor under ``key``; empty elsewhere."""
     try:
@@ -60,3 +66,81 @@ def _cpu_info(key: str) -> str:
 def versions() -> dict[str, str]:
     """Return the versions of Python, PyTorch and the operating system."""
     return {"python": platform.python_version(), "torch": str(torch.__version__), "system": platform.platform()}
+
+
+def has_compiler() -> bool:
+    """Tell whether there is a C++ compiler, which PyTorch's compiler needs: that of ``CXX``, or a usual one."""
+    return any(map(shutil.which, filter(None, (os.environ.get("CXX"), *COMPILERS))))
+
+
+# --- Threads ------------------------------------------------------------------------------------------
+
+
+def affinity() -> int:
+    """Return the number of processors that this process may be put on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_quota(root: Path = Path("/")) -> float:
+    """Return how many processors' time Linux lets this process have; infinity without a quota.
+
+    A container's limit is a quota of its control group or of one around it, and may be a fraction.
+
+    Args:
+        root: where ``proc`` and ``sys`` are.
+    """
+    groups = root / "sys" / "fs" / "cgroup"
+    try:
+        memberships = (root / "proc" / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        memberships = []
+    quotas = [math.inf]
+    for line in ["::/", ":cpu:/", *memberships]:  # at least what is mounted, which may be all that a container sees
+        _, controllers, path = line.split(":", 2)
+        within = [part for part in path.split("/") if part not in ("", "..")]
+        tops = (groups / controllers, groups / "cpu") if controllers else (groups, groups / "unified")
+        if not controllers or "cpu" in controllers.split(","):
+            quotas += [_quota(top.joinpath(*within[:depth])) for top in tops for depth in range(len(within) + 1)]
+    return min(quotas)
+
+
+def _quota(group: Path) -> float:
+    """Return the quota of one control group, of version 2 or 1, in processors."""
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    except (OSError, ValueError, ZeroDivisionError):  # "max" is no number
+        return math.inf
+
+
+def choose_threads(root: Path = Path("/")) -> None:
+    """Let PyTorch have no more threads than this process has whole processors: it knows of affinity, but not of quotas.
+
+    ``OMP_NUM_THREADS`` counts, and so does a number other than PyTorch's own (all processors, or all cores).
+    """
+    chosen = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ and chosen in (affinity(), affinity() // 2):
+        torch.set_num_threads(max(1, math.floor(min(chosen, cpu_quota(root)))))
+
+
+def explain_threads(root: Path = Path("/")) -> str:
+    """Say how many threads PyTorch uses, why, and whether they sleep while they wait for each other."""
+    threads, quota = torch.get_num_threads(), cpu_quota(root)
+    if "OMP_NUM_THREADS" in os.environ:
+        why = "OMP_NUM_THREADS or torch.set_num_threads says so"
+    elif quota < affinity() and threads == max(1, math.floor(quota)):
+        why = f"a quota allows {quota:g} of {affinity()} processors"
+    elif threads in (affinity(), affinity() // 2):
+        why = f"one for each of the {'processors' if threads == affinity() else 'cores'} this process may run on"
+    else:
+        why = "torch.set_num_threads said so"
+    sleeps = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" or os.environ.get("GOMP_SPINCOUNT") == "0"
+    waiting = (
+        "a thread that waits sleeps"
+        if sleeps
+        else "threads spin while they wait (OMP_WAIT_POLICY=PASSIVE lets them sleep)"
+    )
+    return f"{threads} thread{'s' * (threads > 1)}: {why}; {waiting}"

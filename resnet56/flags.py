@@ -23,6 +23,7 @@ LIMITS = {
     "rounds": (1, 1000),
     "seed": (0, 2**32 - 1),
     "steps": (1, 10**9),
+    "threads": (1, 1024),
     "time_limit": (1e-3, 1e6),
     "validation": (0, 10**6),
     "warmup": (0, 10**9),
@@ -147,6 +148,8 @@ def _describe_networks(commands) -> None:
 
 def _describe_suites(commands) -> None:
     flags = {
+        "only": "names of runs, separated by commas; * stands for anything (default: all; a wrong name lists them)",
+        "threads": "threads of the processor (default: as many as are free for this process)",
         "time_limit": "stop and save after so many minutes",
         "at_once": "networks trained at the same time (default: 8 on a GPU, else 1)",
         "iterations": "a rehearsal: so many steps for each run",
@@ -157,7 +160,8 @@ def _describe_suites(commands) -> None:
     sub = _command(commands, "reproduce", summary, flags)
     about = (
         "paper (the whole table, on a GPU), fast (the fast preset), laptop (two CPU cores, an evening), "
-        "ingredients (of the fast preset, on ResNet-8)"
+        "ingredients (of the fast preset, on ResNet-8), rates (validation error against learning rate). Several "
+        "processes may work on one suite at once."
     )
     sub.add_argument("suite", choices=SUITES, metavar="SUITE", help=about)
     flags = {

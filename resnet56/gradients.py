@@ -1,6 +1,5 @@
-"""Hooks: look inside a network while it trains, without touching the training loop."""
+"""Hooks: look inside a network while it trains, without touching the training loop (chapter "Gradient heatmaps")."""
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -8,9 +7,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
 from torch.nn import functional as F
 
-from .layers import response_layers, stage_of, weighted_layers
+from .errors import InputError
+from .layers import responses, stage_of, undisturbed, unwrapped, weighted_layers
 from .train import autocast
 
 if TYPE_CHECKING:
@@ -20,12 +21,13 @@ MEASURED = ("weight_norm", "output_gradient_norm", "gradient_norm", "zero_share"
 
 
 class GradientRecorder:
-    """Record the gradient of every weighted layer while a network trains.
+    """Record the gradient of every convolution and linear layer while a network, any network, trains.
 
-    Of a trainer it measures the weights before a step and the gradients after it, so that it works with every loop: plain,
-    compiled, captured in a CUDA graph, or spread over processes, whose summed gradient it sees. Of a bare model it measures
-    when backpropagation reaches the first layer, by a hook that is gone at the end of the ``with`` block. Norms are taken on
-    the device, and read only when the table is asked for.
+    Of a trainer it measures the weights before a step and the gradients after it, so that it works with every loop:
+    plain, compiled, captured in a CUDA graph, or spread over processes, whose summed gradient it sees. Of a bare model
+    it measures what is in ``.grad`` at the end of each backward pass, by hooks that are gone at the end of the ``with``
+    block. Passes that add to one gradient (gradient accumulation) are one step: a new one begins when weights have
+    changed or gradients have been cleared. Norms stay on the device until the table is asked for.
 
     Example:
         >>> with GradientRecorder(trainer, every=50) as recorder:
@@ -33,32 +35,41 @@ class GradientRecorder:
         >>> recorder.table()
 
     Args:
-        network: a trainer; or a model, for a training loop of your own, where each backward pass is taken for a step.
+        network: a trainer; or a model, as it is or in ``DataParallel``, ``DistributedDataParallel``, ``torch.compile``.
         every: record the first of every so many steps.
         probe: a fixed batch, images ``(N, 3, 32, 32)`` as the network sees them and labels ``(N,)``. If given, the
             gradient of its loss at every layer's output is measured too, see :func:`output_gradient_norms`.
+
+    Raises:
+        InputError: if no layer's weight gets a gradient, or one is not built yet (lazy layers) or computed anew at each
+            pass (pruning, parametrisation); if the probe gives no logits; if ``every`` is below 1.
     """
 
     def __init__(
         self, network: "torch.nn.Module | Trainer", every: int = 1, probe: tuple[Tensor, Tensor] | None = None
     ):
+        if every < 1:
+            raise InputError(f"cannot record every {every} steps: give at least 1")
         self.trainer = None if isinstance(network, nn.Module) else network
-        self.model = self.trainer.model if self.trainer else network
+        self.model = unwrapped(self.trainer.model if self.trainer else network)
         self.layers = weighted_layers(self.model)
+        _check_layers(self.layers)
         self.every = every
-        device = self.layers[0][1].weight.device
-        self.probe = tuple(part.to(device) for part in probe) if probe else None
+        self.device = self.layers[0][1].weight.device
+        self.probe = tuple(part.to(self.device) for part in probe) if probe else None
+        if self.probe:
+            output_gradient_norms(self.model, *(part[:2] for part in self.probe))  # refused now, not in the training
         self._before = self.trainer.replayed(self._measure_before) if self.trainer else self._measure_before
         self._records: list[tuple[int, Tensor]] = []  # step and (layers, MEASURED), still on the device
         self._hook = None
+        self._step, self._versions = -1, None  # of a bare model: the last step, and of which version its weights were
 
     def __enter__(self) -> "GradientRecorder":
         if self.trainer:
             self.trainer.recorders.append(self)
         else:
-            steps = itertools.count()
-            first = self.layers[0][1].weight  # the last to get its gradient
-            self._hook = first.register_post_accumulate_grad_hook(lambda _: self._after_backward(next(steps)))
+            weights = [module.weight for _, module in self.layers]
+            self._hook = register_multi_grad_hook(weights, self._backward_begins, mode="any")
         return self
 
     def __exit__(self, *exception) -> None:
@@ -74,24 +85,43 @@ class GradientRecorder:
         before = self._before() if due else None
         yield
         if due:
+            self._records = [record for record in self._records if record[0] != step]
             self._records.append((step, torch.cat([before, self._measure_after()], dim=1)))
 
-    def _after_backward(self, step: int) -> None:
-        with self.at_step(step):
+    def _backward_begins(self, _: Tensor) -> None:
+        """Called with the first gradient of each backward pass, before it is added to ``.grad``: is this a new step?"""
+        weights = [module.weight for _, module in self.layers]
+        versions = [weight._version for weight in weights]  # counts changes in place
+        cleared = not any(weight.grad is not None and weight.grad.any() for weight in weights)
+        if cleared or versions != self._versions:
+            self._step, self._versions = self._step + 1, versions
+        # Run at the end of the backward pass, behind what DistributedDataParallel runs there to add up the gradients.
+        at_the_end = torch.autograd.Variable._execution_engine.queue_callback
+        at_the_end(lambda: at_the_end(self._after_backward))
+
+    def _after_backward(self) -> None:
+        with self.at_step(self._step):
             pass
 
     def _measure_before(self) -> Tensor:
         """Measure what depends on the weights that the step starts from, ``(layers, 2)``."""
-        weights = torch.stack([module.weight.detach().norm() for _, module in self.layers])
-        if self.probe is None:
-            return torch.stack([weights, torch.full_like(weights, torch.nan)], dim=1)
-        precision = self.trainer.recipe.precision if self.trainer else "fp32"
-        return torch.stack([weights, output_gradient_norms(self.model, *self.probe, precision)], dim=1)
+        weights = self._stack([module.weight.detach().float().norm() for _, module in self.layers])
+        outputs = torch.full_like(weights, torch.nan)
+        if self.probe:
+            precision = self.trainer.recipe.precision if self.trainer else "fp32"
+            outputs = output_gradient_norms(self.model, *self.probe, precision)
+        return torch.stack([weights, outputs], dim=1)
 
     def _measure_after(self) -> Tensor:
-        """Measure the gradients of the weights, ``(layers, 2)``."""
+        """Measure the gradients of the weights, ``(layers, 2)``; not a number where there is none."""
+        nothing = torch.full((), torch.nan, device=self.device)
         gradients = [module.weight.grad for _, module in self.layers]
-        return torch.stack([torch.stack([g.norm(), (g == 0).float().mean()]) for g in gradients])
+        norms = self._stack([nothing if g is None else g.float().norm() for g in gradients])
+        zeros = self._stack([nothing if g is None else (g == 0).float().mean() for g in gradients])
+        return torch.stack([norms, zeros], dim=1)
+
+    def _stack(self, values: list[Tensor]) -> Tensor:
+        return torch.stack([value.to(self.device) for value in values])
 
     def state_dict(self) -> list[tuple[int, Tensor]]:
         """Return what was recorded, for a checkpoint."""
@@ -104,20 +134,19 @@ class GradientRecorder:
     def table(self) -> pd.DataFrame:
         """Return what was recorded, a row per recorded step and layer, from the first layer to the last.
 
-        Columns: ``step`` (0 is the gradient at the initial weights), ``depth`` (1 for the first layer), ``layer`` (name),
-        ``stage`` (``stem``, ``layer1`` to ``layer3``, ``head``); of the layer's weights: ``weight_norm`` (L2),
+        Columns: ``step`` (0 is the gradient at the initial weights), ``depth`` (1 for the first layer), ``layer``
+        (name), ``stage`` (see :func:`resnet56.layers.stage_of`); of the layer's weights: ``weight_norm`` (L2),
         ``gradient_norm`` (L2), ``gradient_rms`` (root mean square), ``gradient_to_weight`` (ratio of the L2 norms),
         ``zero_share`` (share of gradient entries that are exactly zero, 0 to 1); of the layer's output:
-        ``output_gradient_norm`` (L2, not a number without a probe batch).
+        ``output_gradient_norm`` (L2). Not a number: the gradient of a layer that is frozen or that the pass did not
+        reach, and ``output_gradient_norm`` without a probe. Layers that share a weight share its gradient.
         """
+        names = [name for name, _ in self.layers]
         frames = []
         for step, values in self._records:
-            frame = pd.DataFrame(values.cpu().numpy(), columns=MEASURED)
-            names = [name for name, _ in self.layers]
-            frame.insert(0, "step", step)
-            frame.insert(1, "depth", range(1, len(names) + 1))
-            frame.insert(2, "layer", names)
-            frame.insert(3, "stage", [stage_of(name) for name in names])
+            frame = pd.DataFrame({"step": step, "depth": range(1, len(names) + 1), "layer": names})
+            frame["stage"] = [stage_of(name) for name in names]
+            frame[list(MEASURED)] = values.cpu().numpy()
             frame["gradient_rms"] = frame["gradient_norm"] / [module.weight.numel() ** 0.5 for _, module in self.layers]
             frame["gradient_to_weight"] = frame["gradient_norm"] / frame["weight_norm"]
             frames.append(frame)
@@ -125,36 +154,48 @@ class GradientRecorder:
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
+def _check_layers(layers: list[tuple[str, nn.Module]]) -> None:
+    """Refuse in one line what has no gradients to record."""
+    for name, module in layers:
+        if isinstance(module.weight, nn.parameter.UninitializedParameter):
+            raise InputError(f"{name} is not built yet: run a batch through the network first")
+        if not isinstance(module.weight, nn.Parameter):
+            raise InputError(f"{name} computes its weight at each pass (pruned or parametrised): it has no gradient")
+    if not any(module.weight.requires_grad for _, module in layers):
+        raise InputError("nothing to record: no convolution or linear layer whose weight requires a gradient")
+
+
 def output_gradient_norms(model: nn.Module, images: Tensor, labels: Tensor, precision: str = "fp32") -> Tensor:
-    """Measure the gradient of the loss at every layer's output: after batch normalisation, before the nonlinearity.
+    """Measure the gradient of the loss at every layer's output: after normalisation, before the nonlinearity.
 
     The network runs in training mode, so batch normalisation uses the statistics of this batch; its running statistics
     and the gradients of its weights are left as they are.
 
     Args:
-        model: the network.
+        model: any network from images to logits ``(N, classes)``.
         images: ``(N, 3, 32, 32)``, as the network sees them.
         labels: ``(N,)``.
         precision: ``"fp32"`` or ``"bf16"``.
 
     Returns:
-        ``(layers,)``: for each of :func:`resnet56.model.weighted_layers`, the L2 norm, over all images, channels and
-        pixels, of the gradient of the mean loss.
+        ``(layers,)``: for each of :func:`resnet56.layers.weighted_layers`, the L2 norm of the gradient of the mean
+        loss, over all images, pixels, channels and uses of the layer; not a number where the loss does not need it.
+
+    Raises:
+        InputError: if the network gives no logits.
     """
-    outputs: list[Tensor] = []
-    hooks = [
-        module.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-        for _, module in response_layers(model)
-    ]
-    training = model.training
-    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        with torch.enable_grad(), autocast(images.device, precision):
-            logits = torch.func.functional_call(model.train(), statistics, (images,))
-            loss = F.cross_entropy(logits.float(), labels)
-            gradients = torch.autograd.grad(loss, outputs)
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
-    return torch.stack([gradient.float().norm() for gradient in gradients])
+    model = unwrapped(model)
+    with torch.enable_grad(), undisturbed(model, training=True), responses(model) as found:
+        images = images.detach().clone().requires_grad_()  # so that there is a gradient behind frozen layers, too
+        with autocast(images.device, precision):
+            logits = model(images.clone())
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise InputError(f"{type(model).__name__} gives no logits (N, classes), which the loss needs")
+        loss = F.cross_entropy(logits.float(), labels)
+        outputs = [output for uses in found.values() for output in uses]
+        gradients = iter(torch.autograd.grad(loss, outputs, allow_unused=True))
+    norms = []
+    for uses in found.values():
+        squares = [g.float().square().sum() for g in (next(gradients) for _ in uses) if g is not None]
+        norms.append(sum(squares).sqrt().to(loss.device) if squares else loss.new_full((), torch.nan))
+    return torch.stack(norms)

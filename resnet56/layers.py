@@ -3,44 +3,56 @@
 Chapters "The residual block" (names and counts) and "Gradient heatmaps" (hooks).
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from .errors import InputError
 from .model import BasicBlock
 
 STAGES = ("layer1", "layer2", "layer3")
+NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside of ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile``."""
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(model, "_orig_mod"):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
+    return model
 
 
 def weighted_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """List the layers that count towards the depth, as ``(name, module)`` from input to output.
+    """List the layers that count towards the depth, as ``(name, module)`` in the order in which they were defined.
 
-    These are the 3x3 convolutions and the final linear layer: 56 in a net of depth 56. Projections on
-    shortcuts have weights but do not lie on the main path and are not counted, as in the paper.
+    These are the convolutions and linear layers: 56 in a net of depth 56. Projections on shortcuts, in modules called
+    ``downsample``, have weights but do not lie on the main path and are not counted, as in the paper. Names are those
+    inside of a wrapper such as ``DataParallel``. A module used several times is listed once.
     """
     return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and ".downsample" not in name
+        (name.replace("_orig_mod.", ""), module)
+        for name, module in unwrapped(model).named_modules()
+        if isinstance(module, (_ConvNd, nn.Linear)) and ".downsample." not in f"{name}."
     ]
 
 
-def response_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """List where each weighted layer's response leaves it, as ``(name of the layer, module)`` from input to output.
-
-    A layer's response is its output after batch normalisation, before the nonlinearity and the addition (He et al.
-    2015, Figure 7): the output of the batch normalisation that follows a convolution, or of the layer itself if none does.
-    """
-    modules = dict(model.named_modules())
-    return [(name, modules.get(name.replace("conv", "bn"), module)) for name, module in weighted_layers(model)]
-
-
 def basic_blocks(model: nn.Module) -> dict[str, BasicBlock]:
-    """Return the basic blocks by name (``"layer1.0"``, ...), from input to output: 27 in a net of depth 56."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, BasicBlock)}
+    """Return the basic blocks by name (``"layer1.0"``, ...), from input to output: 27 in a net of depth 56.
+
+    Raises:
+        InputError: if the network is not made of them.
+    """
+    named = unwrapped(model).named_modules()
+    blocks = {name.replace("_orig_mod.", ""): module for name, module in named if isinstance(module, BasicBlock)}
+    if not blocks:
+        raise InputError(f"{type(model).__name__} has no blocks of resnet56.model.BasicBlock: use build_model")
+    return blocks
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -50,7 +62,7 @@ def count_parameters(model: nn.Module) -> int:
 
 @torch.no_grad()
 def count_macs(model: nn.Module) -> int:
-    """Count the multiply-accumulate operations of convolutions and linear layers for one 3x32x32 image, by PyTorch's own counter."""
+    """Count the multiply-accumulate operations of convolutions and linear layers for one 3x32x32 image."""
     blank = next(model.parameters()).new_zeros(1, 3, 32, 32)
     with undisturbed(model, training=False), FlopCounterMode(display=False) as counter:
         model(blank)
@@ -58,49 +70,90 @@ def count_macs(model: nn.Module) -> int:
 
 
 def stage_of(layer: str) -> str:
-    """Return the stage a layer belongs to: ``stem`` (first layer), ``layer1`` to ``layer3``, ``head`` (last)."""
+    """Return a layer's stage: ``stem`` for conv1, ``head`` for fc, else the first part of its name (``layer1``)."""
     stage = layer.split(".")[0]
-    return stage if stage in STAGES else {"conv1": "stem", "fc": "head"}[stage]
+    return {"conv1": "stem", "fc": "head"}.get(stage, stage)
 
 
 @contextmanager
 def undisturbed(model: nn.Module, training: bool) -> Iterator[None]:
     """Put a whole network in training or evaluation mode; on leaving, it is as it was before.
 
-    Each module returns to its own mode (frozen batch normalisation stays frozen), and the running statistics that passes in
-    training mode have moved take their former values, in place.
+    Each module returns to its own mode (frozen batch normalisation stays frozen). Passes in training mode move
+    copies of the running statistics, never the network's own, and draw random numbers (dropout) that are drawn again.
 
     Args:
         model: any network.
         training: the mode within the ``with`` block.
     """
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if training else []
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for buffer, value in buffers:
-            buffer.copy_(value)
+    owned = [(module, name, buffer) for module, _ in modes for name, buffer in module.named_buffers(recurse=False)]
+    capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()  # where states cannot be read
+    devices = [] if capturing else {p.device for p in model.parameters() if p.is_cuda}
+    with torch.random.fork_rng(devices, enabled=training):
+        try:
+            model.train(training)
+            for module, name, buffer in owned if training else []:
+                setattr(module, name, buffer.clone())
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for module, name, buffer in owned:
+                setattr(module, name, buffer)
 
 
 @contextmanager
-def listening(modules: Iterable[nn.Module], note: Callable[[nn.Module, tuple, torch.Tensor], object]) -> Iterator[None]:
-    """Call ``note(module, inputs, output)`` after each forward pass of one of ``modules``; the hooks are gone on leaving.
+def listening(
+    modules: Iterable[nn.Module], note: Callable[[nn.Module, tuple, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Call ``note(module, inputs, output)`` after each pass through one of ``modules``; the hooks are gone on leaving.
+
+    Compiled networks run uncompiled meanwhile, because a compiled one does not call hooks that came later.
 
     Args:
         modules: of a network.
-        note: what it returns is dropped, so that it cannot change the pass.
+        note: what it returns, if not None, goes on through the network in the output's place.
     """
-
-    def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        note(module, inputs, output)
-
-    hooks = [module.register_forward_hook(hook) for module in modules]
+    hooks = []
+    compiler = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
-        yield
+        hooks += [module.register_forward_hook(note) for module in modules]
+        with compiler:
+            yield
     finally:
-        for handle in hooks:
-            handle.remove()
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def responses(model: nn.Module, measure: Callable[[Tensor], Tensor] = lambda response: response) -> Iterator[dict]:
+    """Collect each weighted layer's response, from the layer's name to a list with an entry for each time it is used.
+
+    A layer's response is its output after normalisation, before the nonlinearity and the addition (He et al. 2015,
+    Figure 7): the output of the normalisation that is given the layer's output, or of the layer itself if none is. The
+    network goes on with a copy, so that operations in place (``nn.ReLU(inplace=True)``) leave the response as it was.
+
+    Args:
+        model: any network.
+        measure: what to keep of a response.
+    """
+    layers = {module: name for name, module in weighted_layers(model)}
+    found: dict[str, list[Tensor]] = {name: [] for name in layers.values()}
+    given: list[tuple[Tensor, str, int]] = []  # what the network went on with, and whose response it is
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        copy = output.clone()
+        if module in layers:
+            found[layers[module]].append(measure(output))
+            given.append((copy, layers[module], len(found[layers[module]]) - 1))
+        for index, (before, name, use) in enumerate(given):
+            if before is inputs[0]:
+                found[name][use] = measure(output)
+                del given[index]
+                break
+        return copy
+
+    norms = [module for module in model.modules() if isinstance(module, NORMS)]
+    with listening([*layers, *norms], note):
+        yield found

@@ -55,6 +55,7 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.residual = shortcut is not None
+        self.strength = 1.0  # of the shortcut; others are tried in the chapter "Treatments"
         self.downsample = None  # the shortcut is the identity, unless the shape changes:
         if self.residual and (stride != 1 or in_channels != channels):
             if shortcut == "A":
@@ -67,7 +68,7 @@ class BasicBlock(nn.Module):
         """Map ``(N, in_channels, H, W)`` to ``(N, channels, H/stride, W/stride)``."""
         out = self.branch(x)
         if self.residual:
-            out = out + self.shortcut(x)
+            out = out.add(self.shortcut(x), alpha=self.strength)
         return F.relu(out)
 
     def branch(self, x: Tensor) -> Tensor:

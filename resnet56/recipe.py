@@ -7,6 +7,7 @@ from .errors import InputError
 
 PRECISIONS = ("fp32", "bf16")
 SCHEDULES = ("step", "one-cycle")
+LONGEST, HIGHEST_LR = 10**9, 1000  # steps of a run, and its rate: beyond is a slip of the keyboard
 PEAK = 0.25  # where in a one-cycle run the learning rate is highest
 
 
@@ -59,25 +60,38 @@ class Recipe:
 
         if (self.iterations is None) == (self.epochs is None):
             raise InputError("give either iterations or epochs")
+        for name in ("iterations", "batch_size", "warmup", "seed"):
+            value = getattr(self, name)
+            check(name, value is None or value % 1 == 0, "a whole number")
         check("iterations", self.iterations is None or self.iterations >= 1, "at least 1")
+        check("iterations", self.iterations is None or self.iterations <= LONGEST, f"at most {LONGEST:,}")
         check("epochs", self.epochs is None or 0 < self.epochs < math.inf, "positive")
         check("batch_size", self.batch_size >= 1, "at least 1")
-        check("lr", 0 < self.lr < math.inf, "positive")
+        check("lr", self.lr > 0, "positive")
+        check("lr", self.lr <= HIGHEST_LR, f"at most {HIGHEST_LR:,}")
         check("schedule", self.schedule in SCHEDULES, " or ".join(SCHEDULES))
         check("milestones", all(0 < m < 1 for m in self.milestones), "fractions of the run, between 0 and 1")
         check("warmup", self.warmup >= 0, "zero or positive")
         check("warmup", self.warmup == 0 or self.schedule == "step", "0 for a one-cycle schedule, which starts low")
         check("momentum", 0 <= self.momentum < 1, "from 0 up to, not including, 1")
-        check("weight_decay", 0 <= self.weight_decay < math.inf, "zero or positive")
+        check("weight_decay", self.weight_decay >= 0, "zero or positive")
+        check("weight_decay", self.weight_decay <= 1, "at most 1")
         check("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 up to, not including, 1")
         check("seed", 0 <= self.seed < 2**32, "from 0 to 4,294,967,295")
         check("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS))
 
     def total_steps(self, images: int) -> int:
-        """Return the length of the run, in steps, on a training set of ``images`` images."""
+        """Return the length of the run, in steps, on a training set of ``images`` images.
+
+        Raises:
+            InputError: if so many epochs are more steps than anyone could wait for.
+        """
         if self.iterations is not None:
             return self.iterations
-        return max(1, round(self.epochs * (images // self.batch_size)))
+        steps = self.epochs * (images // self.batch_size)
+        if steps > LONGEST:
+            raise InputError(f"epochs must come to at most {LONGEST:,} steps; {self.epochs:g} are more")
+        return max(1, round(steps))
 
     def lr_at(self, step: int, total_steps: int) -> float:
         """Return the learning rate of step number ``step`` (from 0) of ``total_steps``."""

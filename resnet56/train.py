@@ -1,7 +1,7 @@
 """Training: one network, one step at a time. This is the plain loop, to be read (chapters 3 and 8).
 
-:class:`resnet56.fast.Engine` takes the same steps faster, and :func:`resnet56.fast.fit_together` drives several networks,
-with checkpoints. Nothing here knows of them, nor of figures, records, the command line or the book.
+:class:`resnet56.fast.Engine` takes the same steps faster, and :func:`resnet56.fast.fit_together` drives several
+networks, with checkpoints. Nothing here knows of them, nor of figures, records, the command line or the book.
 """
 
 import math
@@ -21,6 +21,7 @@ from .devices import hardware, pick_device
 from .layers import undisturbed
 from .progress import ProgressBar
 from .recipe import Recipe
+from .treatments import Treatment
 
 LOG_EVERY = 10  # steps between two rows of the history
 
@@ -55,6 +56,7 @@ class Trainer:
         train: the training images.
         recipe: how to train.
         device: where, a name for :func:`resnet56.devices.pick_device` or a device.
+        treatment: what is done to the network before training and at each step; nothing if None.
 
     Attributes:
         step: number of steps taken.
@@ -72,10 +74,19 @@ class Trainer:
             trainer enters the context ``recorder.at_step(step)``. What they recorded is part of the state.
     """
 
-    def __init__(self, model: nn.Module, train: Split, recipe: Recipe, device: str | torch.device = "auto"):
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Split,
+        recipe: Recipe,
+        device: str | torch.device = "auto",
+        treatment: Treatment | None = None,
+    ):
         self.device = pick_device(device) if isinstance(device, str) else device
         self.model = model.to(self.device)
         self.recipe = recipe
+        self.treatment = treatment or Treatment()
+        self.treatment.start(model)
         self.batches = Batches(train.to(self.device), recipe.batch_size, recipe.seed)
         self.optimizer = torch.optim.SGD(
             parameter_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
@@ -94,8 +105,9 @@ class Trainer:
         Raises:
             NonFiniteLoss: if the loss is not finite; looked at when the history is written.
         """
-        started = time.perf_counter(), time.process_time()
+        clock, processor = time.perf_counter(), time.process_time()
         lr = self.recipe.lr_at(self.step, self.total_steps)
+        lr *= self.treatment.before_step(self.model, self.step / self.total_steps)
         with ExitStack() as stack:
             for recorder in self.recorders:
                 stack.enter_context(recorder.at_step(self.step))
@@ -103,7 +115,7 @@ class Trainer:
         self.step += 1
         if self.epoch_done() or (self.device.type == "cpu" and self.step % LOG_EVERY == 0):
             self._log()
-        self._account(time.perf_counter() - started[0], time.process_time() - started[1])
+        self._account(time.perf_counter() - clock, time.process_time() - processor)
 
     def _update(self, draw: Tensor, lr: float) -> Tensor:
         """Take one step of SGD on the batch that ``draw`` stands for; return its loss and share of errors, ``(2,)``."""
@@ -116,22 +128,43 @@ class Trainer:
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()
+        self.treatment.after_backward(self.model)
         self.optimizer.step()
+        self.treatment.after_step(self.model)
         return torch.stack([loss.detach(), (logits.argmax(dim=1) != labels).float().mean()])
 
-    def replayed(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """Return ``function``, a measurement on this network's weights, made cheap to repeat; here it stays as it is."""
-        return function
+    def _log(self) -> None:
+        """Read the losses from the device and write the rows of the history that they complete."""
+        block = []
+        for step, values in enumerate(torch.stack(self._unread).tolist(), self.step - len(self._unread) + 1):
+            block.append(values)
+            if step % LOG_EVERY == 0 or self.epoch_done(step):
+                loss, error = map(fmean, zip(*block, strict=True))
+                self._check_finite(math.isfinite(loss), "loss", step)
+                epoch, lr = step / self.batches.steps_per_epoch, self.recipe.lr_at(step - 1, self.total_steps)
+                self.history.append(dict(step=step, epoch=epoch, lr=lr, train_loss=loss, train_error=100 * error))
+                block = []
+        self._unread.clear()
 
     def _account(self, seconds: float, processor_seconds: float) -> None:
         """Add a step to the last of :attr:`parts`, or to a new one where the hardware is another."""
         here = hardware(self.device)
         if not self.parts or self.parts[-1]["hardware"] != here:
             self.parts.append({"hardware": here, "steps": 0, "seconds": 0.0, "processor_seconds": 0.0})
-        part = self.parts[-1]
-        part["steps"] += 1
-        part["seconds"] += seconds
-        part["processor_seconds"] += processor_seconds
+        for key, value in (("steps", 1), ("seconds", seconds), ("processor_seconds", processor_seconds)):
+            self.parts[-1][key] += value
+
+    def _check_finite(self, finite: bool, what: str, step: int) -> None:
+        if not finite:
+            raise NonFiniteLoss(
+                f"the {what} is no longer finite at step {step} of {self.total_steps}; "
+                f"train again with a learning rate below {self.recipe.lr:g}"
+            )
+
+    def epoch_done(self, step: int | None = None) -> bool:
+        """Tell whether a step, by default the last one taken, ended an epoch or the run."""
+        step = self.step if step is None else step
+        return step % self.batches.steps_per_epoch == 0 or step == self.total_steps
 
     @property
     def seconds(self) -> float:
@@ -148,39 +181,9 @@ class Trainer:
         score = evaluate(self.model, validation, self.batches.mean, self.recipe.precision)
         self.history[-1].update(validation_loss=score.loss, validation_error=score.error)
 
-    def epoch_done(self) -> bool:
-        """Tell whether the last step ended an epoch, or the run."""
-        return self._ends_epoch(self.step)
-
-    def _ends_epoch(self, step: int) -> bool:
-        return step % self.batches.steps_per_epoch == 0 or step == self.total_steps
-
-    def _log(self) -> None:
-        """Read the losses from the device and write the rows of the history that they complete."""
-        block = []
-        for step, values in enumerate(torch.stack(self._unread).tolist(), start=self.step - len(self._unread) + 1):
-            block.append(values)
-            if step % LOG_EVERY == 0 or self._ends_epoch(step):
-                loss, error = map(fmean, zip(*block, strict=True))
-                self._check_finite(math.isfinite(loss), "loss", step)
-                self.history.append(
-                    {
-                        "step": step,
-                        "epoch": step / self.batches.steps_per_epoch,
-                        "lr": self.recipe.lr_at(step - 1, self.total_steps),
-                        "train_loss": loss,
-                        "train_error": 100 * error,
-                    }
-                )
-                block = []
-        self._unread.clear()
-
-    def _check_finite(self, finite: bool, what: str, step: int) -> None:
-        if not finite:
-            raise NonFiniteLoss(
-                f"the {what} is no longer finite at step {step} of {self.total_steps}; "
-                f"train again with a learning rate below {self.recipe.lr:g}"
-            )
+    def replayed(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Return ``function``, a measurement on this network's weights, made cheap to repeat; here as it is."""
+        return function
 
     def state_dict(self) -> dict:
         """Return what :meth:`load_state_dict` needs to go on from here.
@@ -199,6 +202,7 @@ class Trainer:
             "parts": self.parts,
             "model": self.model.state_dict(),
             "momentum": [self._momentum(parameter).clone() for parameter in self.model.parameters()],
+            "treatment": self.treatment.state_dict(),
             "history": self.history,
             "unread": self._unread,
             "records": [recorder.state_dict() for recorder in self.recorders],
@@ -213,6 +217,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         for parameter, momentum in zip(self.model.parameters(), state["momentum"], strict=True):
             self._momentum(parameter).copy_(momentum)
+        self.treatment.load_state_dict(state.get("treatment", {}))
         self.history = list(state["history"])
         self._unread = [values.to(self.device) for values in state["unread"]]
         for recorder, records in zip(self.recorders, state["records"], strict=False):
@@ -228,9 +233,10 @@ class Trainer:
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     """Return the optimizer's parameter groups: with and, for ``decay_all=False``, without weight decay."""
-    decayed = [p for p in model.parameters() if recipe.decay_all or p.ndim > 1]
-    spared = [p for p in model.parameters() if not (recipe.decay_all or p.ndim > 1)]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    groups = [{"params": [], "weight_decay": recipe.weight_decay}, {"params": [], "weight_decay": 0.0}]
+    for parameter in model.parameters():
+        spared = not recipe.decay_all and parameter.ndim < 2  # a bias, or of batch normalisation
+        groups[spared]["params"].append(parameter)
     return [group for group in groups if group["params"]]
 
 

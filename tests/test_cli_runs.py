@@ -362,10 +362,10 @@ def test_dead_filters_are_counted():
     assert dead_filters(model, images) == [0] * 8
     with torch.no_grad():
         model.bn1.bias[:3] = -100  # behind ReLU nothing is left of three,
-        model.layer1[0].bn2.bias[:5] = -100  # but these still differ before the shortcut is added,
-        model.layer2[0].bn2.weight[:2] = 0  # and these do not
+        model.layer1[0].bn2.bias[:5] = -100  # nor of these, whatever the shortcut adds,
+        model.layer2[0].bn2.bias[8:] = -1  # but of these, to which the shortcut adds more
     training = model.training
-    assert dead_filters(model, images) == [3, 0, 0, 0, 2, 0, 0, 0] and model.training == training
+    assert dead_filters(model, images) == [3, 0, 5, 0, 0, 0, 0, 0] and model.training == training
     plain = build_model("plain8")
     with torch.no_grad():
         plain.layer1[0].bn2.bias[:5] = -100

@@ -57,6 +57,22 @@ def test_without_the_tricks_they_are_the_very_same_bits(split, recipe):
     assert same_bits(bare, train(Trainer, split, recipe))
 
 
+def channels_last(tensor) -> bool:
+    return tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_each_trick_is_there_unless_it_is_left_out(split):
+    for on in (True, False):
+        engine = Engine(build_model("resnet8"), split, RECIPE, "cpu", channels_last=on, fused=on, graphed=on)
+        seen = []
+        layer = engine.model.layer2[0].conv2
+        layer.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(channels_last(inputs[0])))
+        engine.take_step()
+        assert seen == [on] and bool(engine.optimizer.param_groups[0]["fused"]) == on
+        assert channels_last(engine.model.layer1[0].conv1.weight) == on
+        assert engine.how == dict(loop="engine", compiled=False, graphed=False, processes=1, deterministic=True)
+
+
 def test_bf16_stays_within_a_fifth_of_the_way(split):
     recipe = dataclasses.replace(RECIPE, iterations=5, batch_size=20)
     plain, engine = train(Trainer, split, recipe), train(Engine, split, dataclasses.replace(recipe, precision="bf16"))

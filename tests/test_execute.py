@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import cells
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
@@ -25,8 +26,8 @@ def embedded_data(monkeypatch):
 
 
 def write(path, *sources):
-    cells = [new_code_cell(source, id=f"cell-{number}") for number, source in enumerate(sources)]
-    nbformat.write(new_notebook(cells=cells), path)
+    code = [new_code_cell(source, id=f"cell-{number}") for number, source in enumerate(sources)]
+    nbformat.write(new_notebook(cells=code), path)
     return path.read_bytes()
 
 
@@ -121,12 +122,6 @@ def test_ctrl_c_leaves_the_file_alone(tmp_path):
 
 
 @pytest.fixture
-def first_cell():
-    notebook = nbformat.read(ROOT / "book" / "status.ipynb", as_version=4)
-    return next(cell.source for cell in notebook.cells if cell.cell_type == "code")
-
-
-@pytest.fixture
 def repository(tmp_path):
     """A git repository with a package `resnet56`, as an address."""
     folder = tmp_path / "origin"
@@ -145,25 +140,25 @@ def run_cell(source, folder):
     return subprocess.run([sys.executable, "-I", "-S", "-c", script], cwd=folder, capture_output=True, text=True)
 
 
-def test_first_cell_does_nothing_where_the_package_is_installed(first_cell, tmp_path, monkeypatch):
+def test_first_cell_does_nothing_where_the_package_is_installed(tmp_path, monkeypatch):
     alone = tmp_path / "alone"
     alone.mkdir()
     monkeypatch.chdir(alone)
     before = list(sys.path)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it ran a command"))
-    exec(first_cell, {})
+    monkeypatch.setattr(subprocess, "call", lambda *_, **__: pytest.fail("it ran a command"))
+    exec(cells.FIRST_CELL, {})
     assert sys.path == before and not list(alone.iterdir())
 
 
-def test_first_cell_takes_the_checkout_that_it_is_in(first_cell, repository, tmp_path):
-    done = run_cell(first_cell, tmp_path / "origin" / "book")
+def test_first_cell_takes_the_checkout_that_it_is_in(repository, tmp_path):
+    done = run_cell(cells.FIRST_CELL, tmp_path / "origin" / "book")
     assert done.stdout.strip() == str(tmp_path / "origin" / "resnet56" / "__init__.py"), done.stderr
     assert not list((tmp_path / "origin" / "book").iterdir())
 
 
-def test_first_cell_clones_the_repository_once(first_cell, repository, tmp_path):
-    filled = first_cell.replace('REPOSITORY = ""', f'REPOSITORY = "{repository}"')
-    assert filled != first_cell, "the line that `make book` fills in"
+def test_first_cell_clones_the_repository_once(repository, tmp_path):
+    filled = cells.FIRST_CELL.replace('REPOSITORY = ""', f'REPOSITORY = "{repository}"')
+    assert filled != cells.FIRST_CELL, "the line that `make book` fills in"
     alone = tmp_path / "alone"
     for _ in range(2):  # the second time, the kernel was restarted
         done = run_cell(filled, alone)
@@ -171,22 +166,7 @@ def test_first_cell_clones_the_repository_once(first_cell, repository, tmp_path)
         shutil.rmtree(tmp_path / "origin", ignore_errors=True)
 
 
-def test_first_cell_asks_colab_where_it_was_opened_from(first_cell, repository, tmp_path):
-    (tmp_path / "gitconfig").write_text(f'[url "{repository}"]\ninsteadOf = https://github.com/some-one/some.book\n')
-    colab = f"""
-import io, os, sys, urllib.request
-os.environ["GIT_CONFIG_GLOBAL"] = {str(tmp_path / "gitconfig")!r}
-sys.modules["google.colab"] = None
-answer = b'[{{"path": "fileId=https%3A%2F%2Fgithub.com%2Fsome-one%2Fsome.book%2Fblob%2Fmain%2Fbook%2F01_data.ipynb"}}]'
-urllib.request.urlopen = lambda url, timeout: io.BytesIO(answer)
-"""
-    done = run_cell(colab + first_cell, tmp_path / "alone")
-    assert done.stdout.strip() == str(tmp_path / "alone" / "fifty-six-layers" / "resnet56" / "__init__.py"), done.stderr
-
-
-@pytest.mark.parametrize("colab", ["", "import sys\nsys.modules['google.colab'] = None\n"])
-def test_first_cell_says_what_to_do_where_the_address_is_unknown(first_cell, tmp_path, colab):
-    offline = "import urllib.request\ndef refuse(url, timeout): raise OSError\nurllib.request.urlopen = refuse\n"
-    done = run_cell(offline + colab + first_cell, tmp_path / "alone")
+def test_first_cell_says_what_to_do_where_the_address_is_unknown(tmp_path):
+    done = run_cell(cells.FIRST_CELL, tmp_path / "alone")
     assert done.returncode == 1 and not list((tmp_path / "alone").iterdir())
-    assert done.stderr.splitlines()[-1].startswith("ImportError: set REPOSITORY, in this cell, to the")
+    assert done.stderr.splitlines()[-1].startswith("ImportError: set REPOSITORY, in this cell, to the address")

@@ -4,7 +4,6 @@ import copy
 import math
 import signal
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,8 +13,7 @@ from torch import nn
 from resnet56 import build_model, evaluate
 from resnet56.errors import InputError
 from resnet56.instruments import landscape
-from resnet56.instruments.landscape import filter_normalised_direction, loss_line, loss_surface
-from resnet56.plots import plot_loss_contours, plot_loss_lines, plot_loss_surfaces
+from resnet56.instruments.landscape import filter_normalised_directions, loss_landscape
 from resnet56.progress import Interrupted
 from resnet56.train import Score
 
@@ -40,8 +38,16 @@ def images(split):
     return split[::10].to("cpu")[:4]
 
 
+def loss_line(*arguments, seed=0, **options) -> pd.DataFrame:
+    return loss_landscape(*arguments, axes=1, seeds=(seed,), **options)
+
+
+def loss_surface(*arguments, seed=0, **options) -> pd.DataFrame:
+    return loss_landscape(*arguments, seeds=(seed,), **options)
+
+
 def direction_of(model: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
-    return filter_normalised_direction(model, torch.Generator().manual_seed(seed))
+    return filter_normalised_directions(model, 1, seed)[0]
 
 
 @pytest.mark.parametrize("arch, shortcut", [("plain8", "A"), ("resnet8", "B")])
@@ -85,8 +91,7 @@ def test_a_linear_models_landscape_is_the_softmaxs_closed_form(split, at_once):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
     table = loss_surface(model, split, MEAN, points=5, reach=2, seed=7, at_once=at_once, progress=False)
 
-    generator = torch.Generator().manual_seed(7)
-    one, two = (filter_normalised_direction(model, generator)["1.weight"].double().numpy() for _ in "12")
+    one, two = (direction["1.weight"].double().numpy() for direction in filter_normalised_directions(model, 2, seed=7))
     weight, bias = (parameter.detach().double().numpy() for parameter in model[1].parameters())
     inputs = ((split.pixels - MEAN) / 255).double().numpy().reshape(len(split), -1)
     labels = split.labels.numpy()
@@ -103,8 +108,7 @@ def test_a_linear_models_landscape_is_the_softmaxs_closed_form(split, at_once):
 def test_the_surface_is_that_of_a_loop_by_hand(images, arch, shortcut):
     model = trained(arch, shortcut)
     table = loss_surface(model, images, MEAN, points=3, reach=0.5, seed=2, progress=False)
-    generator = torch.Generator().manual_seed(2)
-    one, two = (filter_normalised_direction(model, generator) for _ in "12")
+    one, two = filter_normalised_directions(model, 2, seed=2)
     for row in table.itertuples():
         moved = copy.deepcopy(model)
         with torch.no_grad():
@@ -132,7 +136,7 @@ def test_the_centre_is_the_network_itself_and_the_line_is_a_row_of_the_surface(i
     centre = line[line["x"] == 0]
     assert centre["loss"].item() == pytest.approx(score.loss, rel=1e-5) and centre["error"].item() == score.error
     row = surface[surface["y"] == 0].reset_index(drop=True)
-    pd.testing.assert_frame_equal(row[["x", "loss", "error"]], line, rtol=1e-5)
+    pd.testing.assert_frame_equal(row[["seed", "x", "loss", "error"]], line, rtol=1e-5)
 
 
 def test_bfloat16_is_close_and_not_the_same(images):
@@ -160,6 +164,33 @@ def test_the_network_is_left_as_it_was(images, training, at_once):
     assert strides == [parameter.stride() for parameter in model.parameters()]
     assert all(module.training == training for module in model.modules())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_several_pairs_of_directions_are_several_landscapes(images, at_once):
+    model = trained("resnet8")
+    options = dict(points=3, reach=0.2, at_once=at_once, progress=False)
+    for axes in (1, 2):
+        table = loss_landscape(model, images, MEAN, axes=axes, seeds=(3, 5), **options)
+        assert list(table)[: axes + 1] == ["seed", "x", "y"][: axes + 1] and len(table) == 2 * 3**axes
+        for seed in (3, 5):
+            alone = loss_landscape(model, images, MEAN, axes=axes, seeds=(seed,), **options)
+            part = table[table["seed"] == seed].reset_index(drop=True)
+            pd.testing.assert_frame_equal(part, alone, rtol=1e-4)
+
+
+def test_what_cannot_be_moved_is_refused(images):
+    with pytest.raises(InputError, match="no convolution or linear layer"):
+        loss_landscape(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3072)), images, MEAN, progress=False)
+    with pytest.raises(InputError, match="not built yet"):
+        loss_landscape(nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), images, MEAN, progress=False)
+
+
+def test_wrapped_and_frozen_networks_have_the_landscape_of_what_is_inside(images):
+    model = trained("resnet8")
+    expected = loss_line(model, images, MEAN, points=3, progress=False)
+    wrapped = nn.DataParallel(copy.deepcopy(model).requires_grad_(False))
+    pd.testing.assert_frame_equal(loss_line(wrapped, images, MEAN, points=3, progress=False), expected)
 
 
 @pytest.mark.parametrize("points", [-1, 1, 4])
@@ -251,55 +282,3 @@ def test_an_infinite_loss_is_kept_through_an_interruption(images, tmp_path, monk
     monkeypatch.setattr(landscape, "evaluate", lambda *arguments: Score(1.0, 50))
     table = loss_line(model, images, MEAN, points=3, progress=False, partial=partial)
     assert table["loss"].tolist() == [math.inf, 1, 1] and table["error"].tolist() == [90, 50, 50]
-
-
-# --- Figures ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def surfaces() -> dict[str, pd.DataFrame]:
-    """A bowl, and a steeper one that ends in infinity and in what is not a number."""
-    steps = np.linspace(-1, 1, 7)
-    x, y = (array.ravel() for array in np.meshgrid(steps, steps, indexing="ij"))
-    bowl = pd.DataFrame({"x": x, "y": y, "loss": 0.01 + x**2 + 2 * y**2, "error": 50.0})
-    steep = bowl.assign(loss=0.02 * np.exp(20 * (x**2 + y**2)))
-    steep.loc[0, "loss"], steep.loc[1, "loss"] = math.inf, math.nan
-    return {"resnet8": bowl, "plain8": steep}
-
-
-def test_one_scale_for_all_networks(surfaces):
-    lines = {arch: table[table["y"] == 0] for arch, table in surfaces.items()}
-    figure = plot_loss_lines(lines, "noise")
-    assert [text.get_text() for text in figure.axes[0].get_legend().texts] == ["ResNet-8", "plain-8"]
-
-    figure = plot_loss_contours(surfaces, "noise")
-    filled = [axis.collections[0] for axis in figure.axes[:2]]
-    assert np.ptp([contours.levels for contours in filled], axis=0).max() == 0
-    np.testing.assert_allclose(10 ** filled[0].levels[[0, -1]], [0.01, 100])  # the lowest loss, the end of the scale
-    assert [axis.get_title(loc="left") for axis in figure.axes[:2]] == ["ResNet-8", "plain-8"]
-
-    figure = plot_loss_surfaces(surfaces, "noise")
-    assert [axis.get_zlim() for axis in figure.axes] == [pytest.approx((-2, 2))] * 2
-    assert figure.get_suptitle() == "noise; cut off at 100 nats"
-    figure.canvas.draw()
-    plt.close("all")
-
-
-def test_losses_that_are_not_finite_are_drawn_above_the_scale(surfaces):
-    figure = plot_loss_contours(surfaces, "noise")
-    figure.canvas.draw()
-    image = np.asarray(figure.canvas.buffer_rgba())[::-1]  # from the bottom up
-
-    def at_the_top(axis, x, y):
-        column, row = axis.transData.transform((x, y)).astype(int)
-        return np.abs(image[row, column, :3] / 255 - plt.get_cmap("viridis")(1.0)[:3]).max() < 0.01
-
-    bowl, steep = figure.axes[:2]
-    assert at_the_top(steep, -0.97, -0.97) and at_the_top(steep, -0.97, -0.7) and at_the_top(steep, 0.9, 0.9)
-    assert not at_the_top(steep, 0.1, 0.1) and not at_the_top(bowl, -0.9, -0.9)
-
-    line = surfaces["plain8"].assign(loss=[*[1.0] * 25, *[math.inf, math.nan] * 12])
-    figure = plot_loss_lines({"plain8": line}, "noise")
-    heights = figure.axes[0].lines[0].get_ydata()
-    assert np.isfinite(heights).all() and (heights[25:] > figure.axes[0].get_ylim()[1]).all()
-    plt.close("all")

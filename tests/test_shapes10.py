@@ -5,6 +5,9 @@ import hashlib
 import numpy as np
 import pytest
 
+from resnet56.data import make_data_set
+from resnet56.datasets import load_data
+from resnet56.datasets.loading import SHAPES10_FINGERPRINT, save_cached
 from resnet56.datasets.shapes10 import CLASSES, draw
 
 SHA256 = {  # of the bytes of the pixels, then of the labels (little-endian int64)
@@ -73,3 +76,34 @@ def test_colour_does_not_tell_the_class(sets):
     colour = pixels.mean(axis=(2, 3))  # (50000, 3), 0..255
     means = np.stack([colour[labels == label].mean(axis=0) for label in range(10)])
     assert np.abs(means - colour.mean(axis=0)).max() < 2.55
+
+
+def test_the_loader_draws_once_and_trusts_no_other_cache(sets, monkeypatch, data_folder):
+    drawn = []
+
+    def draw_again(count, seed):
+        drawn.append((count, seed))
+        return sets["test" if seed else "train"]
+
+    monkeypatch.setattr("resnet56.datasets.shapes10.draw", draw_again)
+    content = b"".join(part.astype(np.uint8).tobytes() for name in ("train", "test") for part in sets[name])
+    for _ in range(2):
+        data = load_data("shapes10")
+        assert (data.name, data.title, data.classes) == ("shapes10", "shapes10", CLASSES)
+        assert data.fingerprint == SHAPES10_FINGERPRINT == hashlib.sha256(content).hexdigest()
+        for name, part in (("train", data.train), ("test", data.test)):
+            assert np.array_equal(part.pixels, sets[name][0]) and np.array_equal(part.labels, sets[name][1])
+        assert drawn == [(50_000, 0), (10_000, 1)]
+    cache = data_folder / "shapes10.npz"
+    intact = cache.read_bytes()
+    cache.write_bytes(intact[:-100])  # damaged: drawn again
+    assert load_data("shapes10").fingerprint == SHAPES10_FINGERPRINT and len(drawn) == 4
+    assert cache.read_bytes()[-100:] == intact[-100:]
+    other = [array[:100] for name in ("train", "test") for array in sets[name]]
+    save_cached(make_data_set("shapes10", "shapes10", CLASSES, other))  # of another version: drawn again
+    assert load_data("shapes10").fingerprint == SHAPES10_FINGERPRINT and len(drawn) == 6
+    monkeypatch.setattr("resnet56.datasets.shapes10.draw", lambda count, seed: other[:2])
+    cache.unlink()
+    with pytest.raises(RuntimeError, match="came out differently"):
+        load_data("shapes10")
+    assert not cache.exists()

@@ -13,8 +13,9 @@ import build
 import pdf
 import pytest
 import yaml
+from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from resnet56 import InputError
 
@@ -119,6 +120,18 @@ def test_the_book_to_print_is_one_document_without_loose_ends():
     assert not document.select("details.sd-dropdown:not([open]), button")
 
 
+@each_page
+def test_a_page_links_the_pdf_that_lies_beside_it_only(page):
+    links = [find(page, tag["href"])[0] for tag in read(page).select(".dropdown-download-buttons a[href$='.pdf']")]
+    assert links == ([HTML / pdf.PDF.name] if (HTML / pdf.PDF.name).is_file() and page != "search" else [])
+
+
+def test_the_link_to_the_pdf_is_put_in_once():
+    before = (HTML / "book" / "intro.html").read_text(encoding="utf-8")
+    once = pdf.with_link(before, "../elsewhere.pdf")
+    assert once.count("../elsewhere.pdf") == 1 and pdf.with_link(once, "../elsewhere.pdf") == once
+
+
 # Building it for a repository
 
 
@@ -166,8 +179,26 @@ def test_only_what_can_open_a_repository_gets_a_button(address, providers):
     after = build.with_repository(before, address)
     options, options_before = (config["sphinx"]["config"]["html_theme_options"] for config in (after, before))
     assert {key for key in after["launch_buttons"] if key.endswith("_url")} == providers
+    assert after["html"].get("use_issues_button", False) == after["html"].get("use_edit_page_button", False)
+    assert after["html"].get("use_issues_button", False) == bool(providers)
     assert options.items() >= options_before.items()
     assert before == yaml.safe_load((ROOT / "_config.yml").read_text())
+
+
+@pytest.mark.parametrize(
+    "address, expected",
+    [
+        ("https://github.com/Some-One/fifty.six", "https://some-one.github.io/fifty.six/"),
+        ("https://github.com/Some-One/Some-One.github.io", "https://some-one.github.io/"),
+        ("https://gitlab.com/a/b", "https://a.gitlab.io/b/"),
+        ("https://git.example.org/a/b", None),
+    ],
+)
+def test_where_the_pages_of_a_repository_are_published(address, expected):
+    assert build.site(address) == expected
+    config = build.with_repository(yaml.safe_load((ROOT / "_config.yml").read_text()), address)
+    assert config["html"].get("baseurl") == expected
+    assert ("sphinxext.opengraph" in config["sphinx"]["config"]["extensions"]) == bool(expected)
 
 
 def test_every_notebook_has_a_place_for_the_address(tmp_path):
@@ -189,13 +220,21 @@ def test_a_book_built_for_a_repository_leads_there(tmp_path):
     address = "https://github.com/someone/fifty-six"
     subprocess.run([sys.executable, tmp_path / "book" / "build.py", f"{address}.git"], check=True)
     built = tmp_path / "_build" / "html"
-    text = (built / "book" / "01_data.html").read_text(encoding="utf-8")
-    links = {tag["href"] for tag in BeautifulSoup(text, "html.parser").select("a[href]")}
+    page = BeautifulSoup((built / "book" / "01_data.html").read_text(encoding="utf-8"), "html.parser")
+    links = {tag["href"] for tag in page.select("a[href]")}
     assert links >= {
         address,
-        "https://mybinder.org/v2/gh/someone/fifty-six/main?urlpath=lab/tree/book/01_data.ipynb",
-        "https://colab.research.google.com/github/someone/fifty-six/blob/main/book/01_data.ipynb",
+        f"{address}/edit/main/book/01_data.ipynb",
+        "https://mybinder.org/v2/gh/someone/fifty-six/notebooks?urlpath=lab/tree/book/01_data.ipynb",
+        "https://colab.research.google.com/github/someone/fifty-six/blob/notebooks/book/01_data.ipynb",
     }
+    assert any(link.startswith(f"{address}/issues/new") for link in links)
+    site = "https://someone.github.io/fifty-six/"
+    assert page.select_one("link[rel=canonical]")["href"] == f"{site}book/01_data.html"
+    assert page.select_one("meta[property='og:url']")["content"] == f"{site}book/01_data.html"
+    picture = page.select_one("meta[property='og:image']")["content"]
+    assert picture.startswith(site) and (built / picture.removeprefix(site)).is_file()
+    assert len(page.select_one("meta[name=description]")["content"]) > 100
     notebook = (built / "_sources" / "book" / "01_data.ipynb").read_text(encoding="utf-8")
     assert FILLED in notebook
     assert EMPTY in (tmp_path / "book" / "01_data.ipynb").read_text(encoding="utf-8")
@@ -232,12 +271,27 @@ def tab(browser, request):
     assert not troubles
 
 
-@pytest.mark.slow
-@each_page
-def test_a_page_works_from_disk(tab, page):
+def visit(tab: Page, page: str) -> None:
     tab.goto((HTML / f"{page}.html").as_uri())
     if tab.locator(".math").count():
         tab.wait_for_function("MathJax.startup.promise.then(() => true)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [*PAGES, "_modules/resnet56/model"])
+def test_axe_finds_no_barrier(tab, page):
+    """Accessibility, contrast included, with all that is folded opened."""
+    visit(tab, page)
+    tab.add_style_tag(content="* { animation: none !important; transition: none !important; }")  # nothing half faded
+    tab.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
+    found = Axe().run(tab, options={"preload": False})  # which would fetch style sheets, as no page from disk may
+    assert not found.violations_count, found.generate_report()
+
+
+@pytest.mark.slow
+@each_page
+def test_a_page_works_from_disk(tab, page):
+    visit(tab, page)
     assert tab.locator(".math:not(:has(mjx-container))").count() == 0, "mathematics that is not rendered"
     assert tab.locator("mjx-merror, [data-mjx-error]").count() == 0, "mathematics with an error"
     wide = tab.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")

@@ -3,16 +3,17 @@
 import dataclasses
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from resnet56 import PAPER, InputError, Recipe, Trainer, build_model, evaluate, fit, weighted_layers
+from resnet56 import PAPER, Engine, InputError, Recipe, Trainer, build_model, evaluate, fit, weighted_layers
 from resnet56.data import normalise, pixel_mean
 from resnet56.devices import pick_device
-from resnet56.fast import fit_together
-from resnet56.progress import Interrupted
+from resnet56.fast import fit_together, together
+from resnet56.progress import Interrupted, OutOfTime
 from resnet56.records.checkpoint import Checkpoint, load_checkpoint, load_model, resume
 from resnet56.train import NonFiniteLoss, parameter_groups
 
@@ -70,6 +71,12 @@ def test_epochs_count_whole_batches():
     assert Recipe(epochs=0.5, batch_size=10).total_steps(100) == 5
 
 
+def test_more_epochs_than_anyone_could_wait_for():
+    with pytest.raises(InputError, match="epochs must come to at most 1,000,000,000 steps; 1e\\+300 are more"):
+        Recipe(epochs=1e300).total_steps(50_000)
+    assert Recipe(epochs=1e-9).total_steps(100) == 1 and Recipe(epochs=1e6).total_steps(1280) == 10_000_000
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -87,6 +94,15 @@ def test_epochs_count_whole_batches():
         (dict(label_smoothing=1.0), "label_smoothing must be"),
         (dict(seed=-1), "seed must be"),
         (dict(warmup=-1), "warmup must be"),
+        (dict(lr=1e300), "lr must be at most 1,000, not 1e\\+300"),
+        (dict(lr=float("inf")), "lr must be at most"),
+        (dict(iterations=10**300), "iterations must be at most 1,000,000,000"),
+        (dict(iterations=2.5), "iterations must be a whole number, not 2.5"),
+        (dict(iterations=None, epochs=float("inf")), "epochs must be positive"),
+        (dict(iterations=None, epochs=0), "epochs must be positive"),
+        (dict(weight_decay=1e300), "weight_decay must be at most 1"),
+        (dict(weight_decay=float("nan")), "weight_decay must be"),
+        (dict(seed=2**32), "seed must be"),
     ],
 )
 def test_senseless_recipes_are_refused(changes, words):
@@ -105,28 +121,206 @@ def test_unknown_and_missing_devices():
 # --- Steps --------------------------------------------------------------------------------------------
 
 
-def test_fit_equals_sgd_written_out_by_hand(split):
-    recipe = Recipe(iterations=4, batch_size=20, lr=0.05, weight_decay=1e-3, seed=4)
-    trainer = new_trainer(split, recipe)
-    history = fit(trainer, progress=False)
+INGREDIENTS = {
+    "paper": {},
+    "momentum": dict(momentum=0.5),
+    "no momentum": dict(momentum=0.0),
+    "nesterov": dict(nesterov=True),
+    "weight decay": dict(weight_decay=0.05),
+    "decay of weights only": dict(weight_decay=0.05, decay_all=False),
+    "label smoothing": dict(label_smoothing=0.3),
+    "one-cycle": dict(schedule="one-cycle"),
+    "milestones": dict(milestones=(0.25, 0.75)),
+    "warm-up": dict(warmup=2),
+    "batch": dict(batch_size=30),
+    "epochs": dict(iterations=None, epochs=0.8),
+    "seed": dict(seed=7),
+    "fast": dict(nesterov=True, weight_decay=0.05, decay_all=False, label_smoothing=0.2, schedule="one-cycle"),
+}
+RATES = {  # of four steps at 0.05, in closed form
+    "one-cycle": [0.05, 0.05, 0.1 / 3, 0.05 / 3],  # the peak is after one step
+    "fast": [0.05, 0.05, 0.1 / 3, 0.05 / 3],
+    "milestones": [0.05, 0.005, 0.005, 0.0005],
+    "warm-up": [0.005, 0.005, 0.005, 0.0005],
+}
 
+
+def batch_by_hand(split, seed, epoch, position, size):
+    """A batch made image by image: shuffled, padded with the mean image's own grey, cropped and mirrored."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(len(split), generator=generator)
+    corners = torch.randint(0, 9, (2, len(split)), generator=generator)
+    flips = torch.randint(0, 2, (1, len(split)), generator=generator)[0]
+    mean = split.pixels.double().mean(dim=0)
+    images, labels = [], []
+    for place in range(position * size, (position + 1) * size):
+        padded = torch.zeros(3, 40, 40)
+        padded[:, 4:36, 4:36] = ((split.pixels[order[place]] - mean) / 255).float()
+        top, left = corners[:, place].tolist()
+        image = padded[:, top : top + 32, left : left + 32]
+        images.append(image.flip(2) if flips[place] else image)
+        labels.append(int(split.labels[order[place]]))
+    return torch.stack(images), labels
+
+
+def steps_by_hand(split, recipe, rates):
+    """Cross-entropy with smoothed labels, weight decay, momentum, as formulas. Returns the network and its metrics."""
     torch.manual_seed(recipe.seed)
     model = build_model("resnet8").train()
-    velocity = [torch.zeros_like(p) for p in model.parameters()]
-    losses = []
-    for step, lr in enumerate([0.05, 0.05, 0.005, 0.0005]):
-        images, labels = trainer.batches[step]
-        loss = F.cross_entropy(model(images), labels)
-        losses.append(loss.item())
-        gradients = torch.autograd.grad(loss, model.parameters())
+    names = {id(module.weight) for _, module in weighted_layers(model)}
+    parameters = list(model.parameters())
+    velocity = [torch.zeros_like(p) for p in parameters]
+    seen = []
+    for step, lr in enumerate(rates):
+        place = divmod(step, len(split) // recipe.batch_size)  # epoch, and batch within it
+        images, labels = batch_by_hand(split, recipe.seed, *place, recipe.batch_size)
+        logits = model(images)
+        logs = logits - logits.exp().sum(dim=1, keepdim=True).log()
+        share = recipe.label_smoothing / 10
+        wanted = torch.full_like(logs, share)
+        for row, label in zip(wanted, labels, strict=True):
+            row[label] += 1 - recipe.label_smoothing
+        loss = -(wanted * logs).sum(dim=1).mean()
+        seen.append(
+            (loss.item(), sum(int(a != b) for a, b in zip(logits.argmax(1), labels, strict=True)) / len(labels))
+        )
+        gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
-            for p, v, g in zip(model.parameters(), velocity, gradients, strict=True):
-                v.mul_(recipe.momentum).add_(g + recipe.weight_decay * p)
-                p.sub_(lr * v)
-    for one, other in zip(trainer.model.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
-    assert history["train_loss"].tolist() == pytest.approx([sum(losses) / 4], rel=1e-4)
-    assert history["lr"].tolist() == pytest.approx([0.0005])
+            for p, v, g in zip(parameters, velocity, gradients, strict=True):
+                if recipe.decay_all or id(p) in names:
+                    g = g + recipe.weight_decay * p
+                v.mul_(recipe.momentum).add_(g)
+                p.sub_(lr * (g + recipe.momentum * v if recipe.nesterov else v))
+    return model, seen
+
+
+@pytest.mark.parametrize("kind", [Trainer, Engine])
+@pytest.mark.parametrize("ingredient", INGREDIENTS)
+def test_steps_equal_formulas_written_out_by_hand(split, kind, ingredient):
+    """Each ingredient against plain arithmetic, and strong enough to be missed if it were left out."""
+    changes = dict(iterations=4, batch_size=20, lr=0.05, weight_decay=1e-3, seed=4) | INGREDIENTS[ingredient]
+    recipe = Recipe(**changes)
+    rates = RATES.get(ingredient, [0.05, 0.05, 0.005, 0.0005])
+    torch.manual_seed(recipe.seed)
+    trainer = kind(build_model("resnet8"), split, recipe, "cpu")
+    history = fit(trainer, progress=False)
+    model, seen = steps_by_hand(split, recipe, rates)
+    torch.manual_seed(recipe.seed)
+    for one, other, start in zip(
+        *(m.parameters() for m in (trainer.model, model, build_model("resnet8"))), strict=True
+    ):
+        assert (one - other).norm() <= 0.02 * (other - start).norm()  # float error, grown over the steps
+    for key, values in zip(("train_loss", "train_error"), zip(*seen, strict=True), strict=True):
+        rows = [values[:3], values[3:]] if ingredient == "batch" else [values]  # an epoch of three steps
+        scale = 100 if key == "train_error" else 1
+        assert history[key].tolist() == pytest.approx([scale * sum(row) / len(row) for row in rows], rel=1e-3)
+    assert history["lr"].tolist() == pytest.approx([rates[2], rates[3]] if ingredient == "batch" else [rates[-1]])
+
+
+def test_precision_is_that_of_the_recipe(split):
+    """Convolutions compute in bfloat16 and the loss in float32, in training and in evaluation, or neither does."""
+    for kind in (Trainer, Engine):
+        for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+            trainer = kind(build_model("resnet8"), split, dataclasses.replace(RECIPE, precision=precision), "cpu")
+            seen = []
+            trainer.model.layer1.register_forward_hook(
+                lambda module, inputs, output, seen=seen: seen.append(output.dtype)
+            )
+            trainer.take_step()
+            trainer.history.append({})
+            trainer.validate(split)
+            assert seen == [dtype, dtype]
+            assert trainer._unread[0].dtype == torch.float32
+            assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+def test_the_loss_of_bf16_logits_is_taken_in_float32(split):
+    trainer = new_trainer(split, dataclasses.replace(RECIPE, precision="bf16"))
+    logits = torch.tensor([[0.5, -1.25, 3.0] + 7 * [0.125]], requires_grad=True).expand(20, 10).bfloat16()
+    trainer.model.forward = lambda images: logits + 0 * trainer.model.fc.bias.bfloat16()
+    trainer.take_step()
+    labels = trainer.batches[0][1]
+    expected = F.cross_entropy(logits.double(), labels).item()
+    assert trainer._unread[0][0].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_divergence_is_seen_in_the_row_where_it_happens(split):
+    for device_logs_late in (False, True):
+        trainer = new_trainer(split, dataclasses.replace(RECIPE, batch_size=10, iterations=30))
+        if device_logs_late:
+            trainer.device = torch.device("meta")  # as on a GPU, rows are written at the end of the epoch
+        trainer._update = lambda draw, lr, trainer=trainer: torch.tensor([1.0 if trainer.step < 14 else torch.nan, 0.5])
+        with pytest.raises(NonFiniteLoss, match="the loss is no longer finite at step 20 of 30; .* below 0.05"):
+            for _ in range(30):
+                trainer.take_step()
+        assert [row["step"] for row in trainer.history] == [10] and trainer.history[0]["train_loss"] == 1.0
+
+
+def test_rows_hold_means_over_their_own_steps_whether_read_at_once_or_late(split):
+    for kind in (torch.device("cpu"), torch.device("meta")):
+        trainer = new_trainer(split, Recipe(iterations=30, batch_size=7, lr=0.5, milestones=(0.5,)))  # 14 an epoch
+        trainer.device = kind
+        trainer._update = lambda draw, lr, trainer=trainer: torch.tensor([float(trainer.step), lr])
+        written = []
+        for _ in range(30):
+            trainer.take_step()
+            written.append(len(trainer.history))
+        assert [row["step"] for row in trainer.history] == [10, 14, 20, 28, 30]
+        assert [row["train_loss"] for row in trainer.history] == [4.5, 11.5, 16.5, 23.5, 28.5]
+        assert [row["epoch"] for row in trainer.history] == pytest.approx([10 / 14, 1, 20 / 14, 2, 30 / 14])
+        assert [row["lr"] for row in trainer.history] == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.05])
+        assert [row["train_error"] for row in trainer.history] == pytest.approx([50, 50, (50 + 5 * 5) / 6, 5, 5])
+        assert written[9:14] == ([1, 1, 1, 1, 2] if kind.type == "cpu" else [0, 0, 0, 0, 2])
+
+
+def test_the_cost_of_each_part_is_counted(split, monkeypatch):
+    """Two machines, one after the other: steps, seconds by the clock, seconds of the processor."""
+    clocks = {"perf_counter": 100.0, "process_time": 10.0}
+    monkeypatch.setattr("resnet56.train.time", SimpleNamespace(**{k: lambda k=k: clocks[k] for k in clocks}))
+    here = {"type": "cpu", "name": "slow"}
+    monkeypatch.setattr("resnet56.train.hardware", lambda device: dict(here))
+    trainer = new_trainer(split)
+
+    def update(draw, lr):
+        clocks["perf_counter"] += 2
+        clocks["process_time"] += 3
+        return torch.ones(2)
+
+    trainer._update = update
+    for _ in range(3):
+        trainer.take_step()
+    state = trainer.state_dict()
+    other = new_trainer(split)
+    other._update = update
+    other.load_state_dict(state)
+    here["name"] = "fast"
+    other.take_step()
+    assert other.parts == [
+        {"hardware": {"type": "cpu", "name": "slow"}, "steps": 3, "seconds": 6.0, "processor_seconds": 9.0},
+        {"hardware": {"type": "cpu", "name": "fast"}, "steps": 1, "seconds": 2.0, "processor_seconds": 3.0},
+    ]
+    assert trainer.parts == other.parts[:1] and other.seconds == 8.0 and not other.finished
+
+
+def test_each_split_has_an_error_of_its_own(split):
+    """Evaluation on other images, with another mean, in another mode or with half of them left out would show."""
+    trainer = new_trainer(split, dataclasses.replace(RECIPE, iterations=8, batch_size=50))
+    calls = []
+    trainer.model.fc.register_forward_hook(lambda module, inputs, output: calls.append((module.training, len(output))))
+    other = split[torch.arange(0, 100, 3)]
+    for train in (fit, lambda trainer, **options: fit_together({"run": trainer}, **options)):
+        trainer.step, trainer.history = 0, []
+        calls.clear()
+        train(trainer, validation=other, progress=False)
+        assert calls == 4 * [*(2 * [(True, 50)]), (False, 34)]
+        rows = [row for row in trainer.history if "validation_loss" in row]
+        assert [row["step"] for row in rows] == [2, 4, 6, 8]
+        model = trainer.model.eval()
+        with torch.no_grad():
+            logits = model((other.pixels - split.pixels.double().mean(dim=0).float()) / 255)
+        wrong = 100 * (logits.argmax(1) != other.labels).double().mean().item()
+        assert rows[-1]["validation_loss"] == pytest.approx(F.cross_entropy(logits, other.labels).item(), rel=1e-3)
+        assert rows[-1]["validation_error"] == pytest.approx(wrong)
 
 
 def test_same_seed_same_bits_other_seed_other_weights(split):
@@ -262,6 +456,20 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(split, tmp_
     assert checkpoint.path.read_bytes() == before
 
 
+@pytest.mark.parametrize("broken", ["weight", "statistic", "unread loss"])
+def test_a_broken_run_is_never_saved(split, broken):
+    trainer = new_trainer(split)
+    trainer.take_step()
+    trainer.state_dict()
+    with torch.no_grad():
+        if broken == "unread loss":
+            trainer._unread.append(torch.tensor([torch.nan, 0.5]))
+        else:
+            {"weight": trainer.model.fc.weight, "statistic": trainer.model.bn1.running_var}[broken][0] = torch.inf
+    with pytest.raises(NonFiniteLoss, match="the loss or a weight is no longer finite at step 1 of 12"):
+        trainer.state_dict()
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_signals_finish_the_step_and_save(split, tmp_path, signum):
     trainer = new_trainer(split)
@@ -278,3 +486,31 @@ def test_signals_finish_the_step_and_save(split, tmp_path, signum):
         fit_together({"run": trainer}, checkpoints={"run": new_checkpoint(tmp_path / "run.pt")}, progress=False)
     assert caught.value.signum == signum and signal.getsignal(signum) == before
     assert load_checkpoint(tmp_path / "run.pt")["trainer"]["step"] == 3
+
+
+class Counted:
+    """A checkpoint that only counts at which steps it was saved."""
+
+    def __init__(self):
+        self.steps = []
+
+    def save(self, trainer):
+        self.steps.append(trainer.step)
+
+
+def test_checkpoints_are_saved_on_the_clock_and_at_the_end(split, monkeypatch):
+    recipe = dataclasses.replace(RECIPE, iterations=32, batch_size=100)
+    for every, steps in ((0, list(range(1, 33))), (3600, [32])):  # an epoch is one step, and ends a turn
+        monkeypatch.setattr(together, "SAVE_EVERY", every)
+        checkpoint, trainer = Counted(), new_trainer(split, recipe)
+        trainer._update = lambda draw, lr: torch.ones(2)
+        fit_together({"run": trainer}, checkpoints={"run": checkpoint}, progress=False)
+        assert checkpoint.steps == steps
+
+
+def test_at_the_deadline_all_is_saved_and_a_turn_is_ten_steps(split):
+    checkpoint, trainer = Counted(), new_trainer(split, dataclasses.replace(RECIPE, iterations=32, batch_size=5))
+    trainer._update = lambda draw, lr: torch.ones(2)
+    with pytest.raises(OutOfTime):
+        fit_together({"run": trainer}, checkpoints={"run": checkpoint}, deadline=0, progress=False)
+    assert checkpoint.steps == [10]

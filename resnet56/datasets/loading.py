@@ -1,121 +1,123 @@
 """Loading: the official CIFAR-10, an imported copy, or the embedded drawings, by name."""
 
 import contextlib
-import hashlib
 import json
 import os
-import urllib.request
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from ..data import DataSet, Split
+from ..data import DataSet, make_data_set
 from ..errors import InputError
 from ..records.files import data_dir, write_file
-from . import shapes10
+from . import official, shapes10
+from .archives import one_line
+from .official import CIFAR10_CLASSES as CIFAR10_CLASSES  # its other home
 
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+COPIES = ("cifar10-png", "cifar10-jpeg")
 NAMES = ("auto", "cifar10", "cifar10-jpeg", "cifar10-png", "shapes10")
 SHAPES10_FINGERPRINT = "eaa6f4673919c82c3752760b4ed97908d9c9cc70a0949e0a0a050436525f608e"  # what it is on every machine
 
 
 def load_data(name: str | None = None) -> DataSet:
-    """Load a data set by name.
+    """Load a data set by name. A damaged source is passed over, which is said in one line.
 
     Args:
         name: one of
 
-            * ``"cifar10"``: the official CIFAR-10, downloaded (170 MB, checksum verified) if need be;
-            * ``"cifar10-jpeg"``, ``"cifar10-png"``: a copy imported with :func:`resnet56.datasets.importing.import_images`;
+            * ``"cifar10"``: the official CIFAR-10, from its folder, its archive (``cifar-10-python.tar.gz``) or
+              a download (170 MB) to ``data/``; every file is checked against its MD5 sum;
+            * ``"cifar10-jpeg"``, ``"cifar10-png"``: a copy imported with :func:`resnet56.datasets.import_images`;
             * ``"shapes10"``: the embedded one, drawn on first use (see :mod:`resnet56.datasets.shapes10`);
             * ``"auto"``: the first to be had of official CIFAR-10 on disk, an imported copy, the download,
               and ``shapes10``;
             * None: what the environment variable ``RESNET56_DATA`` says, or else ``"auto"``.
 
     Raises:
-        InputError: if there is no such data set, or it cannot be had; the message names the alternatives.
+        InputError: if there is no such data set, or it cannot be had; the message says why, and what works instead.
     """
     name = name or os.environ.get("RESNET56_DATA") or "auto"
-    if name == "auto":
-        return _load_first_available()
-    if name == "cifar10":
-        return _load_cifar10()
+    if name not in NAMES:
+        raise InputError(f"unknown data set {name!r}: use one of {', '.join(NAMES)}")
     if name == "shapes10":
         return _load_shapes10()
-    if name in NAMES:
-        return _load_cached(name)
-    raise InputError(f"unknown data set {name!r}: use one of {', '.join(NAMES)}")
+    names = ("cifar10", *COPIES) if name == "auto" else (name,)
+    sources = {place: load for each in names for place, load in on_disk(each).items()}
+    if "cifar10" in names:
+        sources["the download"] = official.download
+    data, place, problems = first(sources)
+    reason = "; ".join(problems)
+    if data is not None:
+        if problems:
+            notice(f"using {data.title}, {place}, because {reason}")
+        return data
+    if name == "auto":
+        notice(f"using shapes10, the embedded drawings, not CIFAR-10, because {reason}")
+        return _load_shapes10()
+    if name == "cifar10":
+        reason += f"; put cifar-10-python.tar.gz into {data_dir()}, import a copy with `resnet56 data import PATH`, "
+        reason += "or use --data shapes10 (RESNET56_DATA=shapes10)"
+    raise InputError(reason or f"no imported data set {name!r}: import one with `resnet56 data import PATH`")
 
 
 def available_data() -> list[str]:
-    """List the names of the data sets that can be loaded without a download."""
-    imported = [name for name in ("cifar10-png", "cifar10-jpeg") if _cache_path(name).exists()]
-    return ["cifar10"] * _has_cifar10() + imported + ["shapes10"]
+    """List the names of the data sets that are on disk, whole and intact; shapes10 always counts as such."""
+    return survey_data()[0]
 
 
-def _has_cifar10() -> bool:
-    folder = data_dir() / "cifar-10-batches-py"
-    return all((folder / name).is_file() for name in ("batches.meta", "data_batch_5", "test_batch"))
+def survey_data() -> tuple[list[str], list[str]]:
+    """Return :func:`available_data`, and a sentence about each thing on disk that is damaged."""
+    names, problems = [], []
+    for name in ("cifar10", *COPIES):
+        data, _, found = first(on_disk(name, keep=False))
+        names += [name] * (data is not None)
+        problems += found
+    return [*names, "shapes10"], problems
 
 
-def _load_first_available() -> DataSet:
-    on_disk = available_data()[0]
-    if on_disk != "shapes10":
-        return load_data(on_disk)
-    try:
-        return _load_cifar10()
-    except InputError as error:
-        print(f"Notice: using shapes10, the embedded drawings, not CIFAR-10 ({str(error).split(';')[0]}).")
-        return _load_shapes10()
+def notice(text: str) -> None:
+    """Print a notice in one line, on terminals of any encoding."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(f"Notice: {text}.".encode(encoding, "backslashreplace").decode(encoding))
 
 
-def _load_cifar10() -> DataSet:
-    from torchvision.datasets import CIFAR10  # imported here: nothing else needs torchvision
+Sources = dict[Path | str, Callable[[], DataSet | None]]  # what loads a data set, by place; None: nothing is there
 
-    try:
-        if not _has_cifar10():
-            urllib.request.urlopen(CIFAR10.url, timeout=5).close()  # offline: fail now, not after minutes
-        parts = [CIFAR10(data_dir(), train=train, download=True) for train in (True, False)]
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "reason", error)
-        raise InputError(
-            f"cannot download CIFAR-10: {reason}; go online, or import a copy with `resnet56 data import PATH`, "
-            "or use --data shapes10 (RESNET56_DATA=shapes10)"
-        ) from error
-    arrays = []
-    for part in parts:
-        arrays += [part.data.transpose(0, 3, 1, 2), np.asarray(part.targets)]
-    return _data_set("cifar10", "CIFAR-10", CIFAR10_CLASSES, arrays)
+
+def on_disk(name: str, keep: bool = True) -> Sources:
+    """Return the places where a data set may be on disk, the best first; ``keep`` an archive unpacked."""
+    if name == "cifar10":
+        return {place: partial(official.read, place, keep) for place in official.places()}
+    return {cache_path(name): partial(load_cached, name)}
+
+
+def first(sources: Sources) -> tuple[DataSet | None, Path | str, list[str]]:
+    """Return the first data set to be had (None without one), its place, and what is wrong with those before it."""
+    problems = []
+    for place, load in sources.items():
+        try:
+            if (data := load()) is not None:
+                return data, place, problems
+        except InputError as error:
+            problems.append(str(error))
+    return None, "", problems
 
 
 def _load_shapes10() -> DataSet:
-    path = _cache_path("shapes10")
-    if path.exists():
-        try:
-            cached = _load_cached("shapes10")
-            if cached.fingerprint == SHAPES10_FINGERPRINT:
-                return cached
-        except InputError:
-            pass  # damaged, or of another version: draw it again
+    with contextlib.suppress(InputError):  # damaged: draw it again
+        cached = load_cached("shapes10")
+        if cached is not None and cached.fingerprint == SHAPES10_FINGERPRINT:
+            return cached
     arrays = [*shapes10.draw(50_000, seed=0), *shapes10.draw(10_000, seed=1)]
-    data = _data_set("shapes10", "shapes10", shapes10.CLASSES, arrays)
+    data = make_data_set("shapes10", "shapes10", shapes10.CLASSES, arrays)
     if data.fingerprint != SHAPES10_FINGERPRINT:
         raise RuntimeError("shapes10 came out differently on this machine; please report it with your versions")
     with contextlib.suppress(InputError):  # where data/ cannot be written, draw it each time
-        _save_cached(data)
+        save_cached(data)
     return data
-
-
-def _data_set(name: str, title: str, classes, arrays) -> DataSet:
-    """Make a :class:`DataSet` of arrays: training pixels and labels, test pixels and labels."""
-    digest = hashlib.sha256()
-    tensors = []
-    for array, dtype in zip(arrays, (np.uint8, np.int64) * 2, strict=True):
-        array = np.ascontiguousarray(array, dtype=dtype)
-        digest.update(array.astype(np.uint8, copy=False).data)
-        tensors.append(torch.from_numpy(array))
-    return DataSet(name, title, tuple(classes), Split(*tensors[:2]), Split(*tensors[2:]), digest.hexdigest())
 
 
 # --- The cache of imported and drawn data sets: one uncompressed .npz each ----------------------------
@@ -123,27 +125,33 @@ def _data_set(name: str, title: str, classes, arrays) -> DataSet:
 ARRAYS = ("train_pixels", "train_labels", "test_pixels", "test_labels")
 
 
-def _cache_path(name: str) -> Path:
+def cache_path(name: str) -> Path:
+    """Return the file for a data set of that name."""
     return data_dir() / f"{name}.npz"
 
 
-def _save_cached(data: DataSet) -> None:
+def save_cached(data: DataSet) -> None:
+    """Write a data set to its file, whole or not at all; InputError if that cannot be written."""
     about = {"title": data.title, "classes": data.classes, "fingerprint": data.fingerprint}
     arrays = (data.train.pixels, data.train.labels.byte(), data.test.pixels, data.test.labels.byte())
     named = {key: array.numpy() for key, array in zip(ARRAYS, arrays, strict=True)}
-    write_file(_cache_path(data.name), lambda file: np.savez(file, about=json.dumps(about), **named))
+    write_file(cache_path(data.name), lambda file: np.savez(file, about=json.dumps(about), **named))
 
 
-def _load_cached(name: str) -> DataSet:
-    path = _cache_path(name)
-    if not path.exists():
-        raise InputError(f"no imported data set {name!r}: import one with `resnet56 data import PATH`")
+def load_cached(name: str) -> DataSet | None:
+    """Load a data set from its file, None if there is none; InputError if it cannot be read, or is damaged."""
+    path = cache_path(name)
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
-            data = _data_set(name, about["title"], about["classes"], [file[key] for key in ARRAYS])
+            data = make_data_set(name, about["title"], about["classes"], [file[key] for key in ARRAYS])
+        reason = "" if data.fingerprint == about["fingerprint"] else "its checksum differs"
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; make it readable") from error
     except Exception as error:  # zip, json and numpy each have their own errors
-        raise InputError(f"{path} is damaged ({error}); delete it and import the data again") from error
-    if data.fingerprint != about["fingerprint"]:
-        raise InputError(f"{path} is damaged (its checksum differs); delete it and import the data again")
+        reason = one_line(error)
+    if reason:
+        raise InputError(f"{path} is damaged ({reason}); delete it, then `resnet56 data import` your copy again")
     return data

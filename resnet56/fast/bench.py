@@ -4,11 +4,13 @@ Only ratios within one table mean something: all loops are measured in one run, 
 different machines, or of one machine on different days, are not to be compared.
 """
 
-import ctypes
 import dataclasses
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -23,7 +25,7 @@ from torchvision import transforms
 from tqdm import tqdm
 
 from ..data import DataSet, Split
-from ..devices import fast_precision, hardware, versions
+from ..devices import affinity, explain_threads, fast_precision, hardware, has_compiler, versions
 from ..errors import InputError
 from ..gradients import GradientRecorder
 from ..layers import count_macs
@@ -37,6 +39,8 @@ from .engine import Engine
 
 BLOCK_SECONDS = 2.0  # how long one loop runs before it is the next one's turn
 EVERY = 50  # steps between two recorded gradients, where the cost of recording is measured
+COMPILED = "+ compiled"
+NO_COMPILER = "there is no C++ compiler here (g++ or clang++, or the one that the variable CXX names)"
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,11 @@ class Bench:
         about: architecture, batch size, data set, hardware, versions, commit, number of rounds; ``matmul_gflops``: the
             speed of a large matrix product here, in GFLOP/s; ``image_gflop``: what one training image takes
             (multiplications and additions of forward and backward pass); ``recording_percent``: the time added by
-            recording gradients each 50 steps.
+            recording gradients each 50 steps; ``threads``: how many, and why; ``beside_others``: the share of its speed
+            that the last loop keeps beside a busy process on every processor, by number of threads; ``left_out``: which
+            loop was not measured, and why.
         rows: one dict per loop: ``loop``, ``step`` and ``end_to_end`` (images per second, on a fixed batch and with the
-            making of the batches), ``ratio`` (end to end, to the first row), ``memory`` (MiB at the peak, beyond what
-            was there before; None where it cannot be told).
+            making of the batches), ``ratio`` (end to end, to the first row).
     """
 
     about: dict
@@ -58,7 +63,30 @@ class Bench:
 
     def table(self) -> pd.DataFrame:
         """Return the rows as a table."""
-        return pd.DataFrame(self.rows).set_index("loop")
+        return pd.DataFrame(self.rows).set_index("loop")[["step", "end_to_end", "ratio"]]
+
+    def report(self) -> str:
+        """Return the table in words and numbers, to be printed."""
+        about, table, whole = self.about, self.table().rename_axis(None), "{:,.0f}".format
+        best, bound = table["end_to_end"].max(), about["matmul_gflops"] / about["image_gflop"]
+        shown = table.rename(columns={"end_to_end": "end to end"})
+        formats = {"step": whole, "end to end": whole, "ratio": "{:.2f}".format}
+        beside = about.get("beside_others", {}).items()  # which older records lack
+        kept = ", ".join(f"{100 * share:.0f} % on {n} thread{'s' * (n != '1')}" for n, share in beside)
+        lines = [
+            f"{about['arch']}, batches of {about['batch_size']}, {about['hardware']['name']}; images per second, "
+            f"medians of {about['rounds']} rounds\n\n{shown.to_string(formatters=formats, na_rep='-')}\n",
+            about.get("left_out"),
+            f"A large {about['precision']} matrix product runs at {whole(about['matmul_gflops'])} GFLOP/s here; "
+            f"an image takes {about['image_gflop']:.2f} GFLOP.",
+            f"That bounds any loop to {whole(bound)} images per second; "
+            f"the fastest one reaches {100 * best / bound:.0f} % of it.",
+            f"The paper's 64,000 steps of 128 images would take it {whole(64_000 * 128 / best / 60)} minutes.",
+            f"Recording gradients each 50 steps adds {about['recording_percent']:.1f} %.",
+            about.get("threads"),
+            kept and f"Beside a busy process on every processor, the last loop keeps of its speed {kept}.",
+        ]
+        return "\n".join(filter(None, lines))
 
     def save(self, path: Path) -> None:
         """Write a JSON file."""
@@ -159,7 +187,7 @@ def loops(data: DataSet, arch: str, batch_size: int, device: torch.device) -> di
         makers["+ bf16"] = engine(bf16, graphed=False)
     if device.type == "cuda":
         makers["+ CUDA graph"] = engine(best)
-    makers["+ compiled"] = engine(best, compiled=True)
+    makers[COMPILED] = engine(best, compiled=True)
     return makers
 
 
@@ -180,40 +208,28 @@ def bench(
     Raises:
         InputError: if there is no such architecture.
     """
-    build_model(arch)
-    workers, memory = {}, {}
+    if batch_size > len(data.train):
+        raise InputError(f"a batch of {batch_size} is larger than the training set of {len(data.train)} images")
     makers = loops(data, arch, batch_size, device)
     with tqdm(total=(2 * rounds + 1) * len(makers), desc="bench", disable=not progress, dynamic_ncols=True) as bar:
-        for name, make in makers.items():
-            bar.set_postfix_str(name)
-            worker = make()
-            memory[name] = _peak_memory(device, worker.take_step)
-            workers[name] = worker, _steps_per_block(device, worker)
-            bar.update()
-
-        def measure() -> dict[str, float]:
-            speeds = {name: [] for name in workers}
-            for _ in range(rounds):
-                for name, (worker, steps) in workers.items():
-                    bar.set_postfix_str(name)
-                    speeds[name].append(steps * batch_size / _time(device, worker, steps))
-                    bar.update()
-            return {name: median(values) for name, values in speeds.items()}
-
-        end_to_end = measure()
-        recording = _recording_percent(device, workers, rounds)
+        workers, left_out = _start(device, makers, bar)
+        end_to_end = _measure(device, workers, rounds, bar)
+        last, _ = list(workers.values())[-1]
+        recording = _recording_percent(device, last, rounds)
+        beside_others = _beside_others(device, last, min(rounds, 3)) if device.type == "cpu" else {}
         for worker, _ in workers.values():
             _fix_batch(worker)
             _time(device, worker, 2)
-        step_alone = measure()
+        step_alone = _measure(device, workers, rounds, bar)
 
-    first = next(iter(end_to_end.values()))
-    rows = [
-        {"loop": name, "step": step_alone[name], "end_to_end": speed, "ratio": speed / first, "memory": memory[name]}
-        for name, speed in end_to_end.items()
-    ]
+    speeds = {name: (step_alone[name] * batch_size, speed * batch_size) for name, speed in end_to_end.items()}
     if device.type == "cuda":
-        rows += [_several(data, arch, batch_size, device, count, first) for count in (2, 4, 8)]
+        speeds |= {f"{n} networks at once": (None, _several(data, arch, batch_size, device, n)) for n in (2, 4, 8)}
+    first = next(iter(speeds.values()))[1]
+    rows = [
+        {"loop": name, "step": step, "end_to_end": whole, "ratio": whole / first}
+        for name, (step, whole) in speeds.items()
+    ]
     precision = fast_precision(device)
     about = {
         "arch": arch,
@@ -224,11 +240,42 @@ def bench(
         "image_gflop": 3 * 2 * count_macs(build_model(arch)) / 1e9,
         "matmul_gflops": matmul_gflops(device, precision),
         "recording_percent": recording,
+        "threads": explain_threads(),
+        "beside_others": beside_others,
+        "left_out": left_out,
         "hardware": hardware(device),
         "versions": versions(),
         "commit": commit(),
     }
     return Bench(about, rows)
+
+
+def _start(device: torch.device, makers: dict[str, Callable], bar: tqdm) -> tuple[dict, str]:
+    """Return each loop that runs here with its steps for a block of time, and what to say of one that does not."""
+    workers, left_out = {}, ""
+    for name, make in makers.items():
+        bar.set_postfix_str(name)
+        try:
+            worker = make()
+            workers[name] = worker, _steps_per_block(device, worker)
+        except Exception as error:
+            if name != COMPILED:
+                raise
+            why = f"PyTorch could not compile it ({type(error).__name__})" if has_compiler() else NO_COMPILER
+            left_out = f'"{name}" is left out: {why}.'
+        bar.update()
+    return workers, left_out
+
+
+def _measure(device: torch.device, workers: dict, rounds: int, bar: tqdm) -> dict[str, float]:
+    """Return the speed of each loop in steps per second, the median of rounds in which each has its turn."""
+    speeds = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, (worker, steps) in workers.items():
+            bar.set_postfix_str(name)
+            speeds[name].append(steps / _time(device, worker, steps))
+            bar.update()
+    return {name: median(values) for name, values in speeds.items()}
 
 
 def matmul_gflops(device: torch.device, precision: str, size: int = 2048) -> float:
@@ -279,20 +326,19 @@ def _fix_batch(worker) -> None:
         worker._graph = None  # its graph makes batches: record another
 
 
-def _recording_percent(device: torch.device, workers: dict, rounds: int) -> float:
-    """Return the time that recording one step in ``EVERY`` adds to the last loop, in percent."""
-    trainer, _ = list(workers.values())[-1]
+def _recording_percent(device: torch.device, trainer: Trainer, rounds: int) -> float:
+    """Return the time that recording one step in ``EVERY`` adds to a loop, in percent."""
     recorder = GradientRecorder(trainer, probe=trainer.batches[0])
     plain, recorded = [], []
-    for attempt in range(rounds + 1):
+    for _ in range(rounds + 1):
         plain.append(_time(device, trainer, 1))
         with recorder:
             recorded.append(_time(device, trainer, 1))
     return 100 * (median(recorded[1:]) / median(plain[1:]) - 1) / EVERY
 
 
-def _several(data: DataSet, arch: str, batch_size: int, device: torch.device, count: int, first: float) -> dict:
-    """Measure ``count`` graphed networks at once; their speeds are added up."""
+def _several(data: DataSet, arch: str, batch_size: int, device: torch.device, count: int) -> float:
+    """Return the images per second of ``count`` graphed networks at once, all added up."""
     recipe = Recipe(iterations=400, batch_size=batch_size, lr=0.01, precision=fast_precision(device))
     trainers = {str(index): Engine(build_model(arch), data.train, recipe, device) for index in range(count)}
     for trainer in trainers.values():
@@ -301,40 +347,38 @@ def _several(data: DataSet, arch: str, batch_size: int, device: torch.device, co
     started = time.perf_counter()
     fit_together(trainers, progress=False)
     _wait(device)
-    speed = count * (recipe.iterations - 1) * batch_size / (time.perf_counter() - started)
-    return {
-        "loop": f"{count} networks at once",
-        "step": None,
-        "end_to_end": speed,
-        "ratio": speed / first,
-        "memory": None,
-    }
+    return count * (recipe.iterations - 1) * batch_size / (time.perf_counter() - started)
 
 
-def _peak_memory(device: torch.device, work: Callable) -> float | None:
-    """Return the MiB that three calls of ``work`` take at their peak, beyond what was taken before."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-    else:
-        before = _reset_peak_of_process()
-    for _ in range(3):
-        work()
-    if device.type == "cuda":
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    return None if before is None else _status("VmHWM") - before
-
-
-def _reset_peak_of_process() -> float | None:
-    """Let Linux count this process's peak memory anew; returns what it has now, in MiB, or None elsewhere."""
+@contextmanager
+def busy_processors() -> Iterator[None]:
+    """Keep every processor that this process may run on busy, as others do on a shared machine: a process for each."""
+    spin = "import os; parent = os.getppid(); print(flush=True)\nwhile os.getppid() == parent: pass"
+    others = []
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # hand back what earlier loops freed
-        Path("/proc/self/clear_refs").write_text("5")
-        return _status("VmRSS")
-    except (AttributeError, OSError, TypeError):
-        return None
+        for _ in range(affinity()):
+            others.append(subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE))
+        for other in others:
+            other.stdout.readline()
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.communicate()
 
 
-def _status(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+def _beside_others(device: torch.device, worker, rounds: int) -> dict[str, float]:
+    """Return the share of its speed that a loop keeps beside :func:`busy_processors`, on all its threads and on one."""
+    threads = torch.get_num_threads()
+    shares = {str(count): [] for count in dict.fromkeys((threads, 1))}
+    try:
+        for _ in range(rounds):
+            torch.set_num_threads(threads)
+            alone = _time(device, worker, 1)
+            with busy_processors():
+                for count, values in shares.items():
+                    torch.set_num_threads(int(count))
+                    values.append(alone / _time(device, worker, 1))
+    finally:
+        torch.set_num_threads(threads)
+    return {count: median(values) for count, values in shares.items()}

@@ -9,7 +9,7 @@ What it does differently, and why that is faster:
 * **Graphed**, on NVIDIA GPUs. A step of ResNet-56 is hundreds of small kernels, and Python takes longer to launch them
   than the GPU to run them. So one step, from the choice of images to the updated weights, is recorded as a CUDA graph,
   and from then on launched whole. Nothing waits for the GPU within an epoch.
-* **Own stream**, on NVIDIA GPUs. One small network leaves most of a GPU idle; several engines, stepped in turn, overlap.
+* **Own stream**, on NVIDIA GPUs. A small network leaves most of a GPU idle; several engines, stepped in turn, overlap.
 * **Several processes.** Under torchrun each process computes its share of every batch, and gradients are added up.
 
 bfloat16 is not on this list: it changes the numbers, so it is part of the recipe.
@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..data import Split
 from ..recipe import Recipe
 from ..train import Trainer, autocast, parameter_groups
+from ..treatments import Treatment
 from .distributed import rank, total, world_size
 
 
@@ -34,9 +35,9 @@ class Engine(Trainer):
     """The fast path: takes the same steps as the plain loop, on the same batches, with the same schedule.
 
     Args:
-        model, train, recipe, device: as for :class:`resnet56.train.Trainer`.
+        model, train, recipe, device, treatment: as for :class:`resnet56.train.Trainer`.
         channels_last, fused, compiled, graphed: the tricks listed above, each of which can be left out to see what it
-            brings. Graphs are for NVIDIA GPUs, one process and the fused optimizer; elsewhere ``graphed`` changes nothing.
+            brings. Graphs are for NVIDIA GPUs, one process and the fused optimizer; elsewhere ``graphed`` does nothing.
     """
 
     def __init__(
@@ -45,13 +46,14 @@ class Engine(Trainer):
         train: Split,
         recipe: Recipe,
         device: str | torch.device = "auto",
+        treatment: Treatment | None = None,
         *,
         channels_last: bool = True,
         fused: bool = True,
         compiled: bool = False,
         graphed: bool = True,
     ):
-        super().__init__(model, train, recipe, device)
+        super().__init__(model, train, recipe, device, treatment)
         on_gpu = self.device.type == "cuda"
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         model.to(memory_format=self.memory_format)
@@ -64,7 +66,8 @@ class Engine(Trainer):
         if world_size() > 1:
             self._network = DistributedDataParallel(self._network, [self.device] if on_gpu else None)
         self._stream = torch.cuda.Stream(self.device) if on_gpu else None
-        self._graphed = graphed and fused and on_gpu and world_size() == 1
+        treated = type(self.treatment) is not Treatment  # its methods are Python, which a graph leaves out
+        self._graphed = graphed and fused and on_gpu and world_size() == 1 and not treated
         deterministic = not on_gpu or torch.are_deterministic_algorithms_enabled()
         self.how = {
             "loop": "engine",
@@ -109,7 +112,9 @@ class Engine(Trainer):
         loss = loss / self.recipe.batch_size  # this share's part of the mean over the whole batch
         self.optimizer.zero_grad()
         (loss * world_size()).backward()  # several processes average their gradients, but we want the sum
+        self.treatment.after_backward(self.model)
         self.optimizer.step()
+        self.treatment.after_step(self.model)
         errors = (logits.argmax(dim=1) != labels).sum() / self.recipe.batch_size
         return total(torch.stack([loss.detach(), errors]))
 
@@ -157,6 +162,6 @@ class Engine(Trainer):
 
 def has_hooks(model: nn.Module) -> bool:
     """Tell whether hooks hang on the model's weights or modules."""
-    on_weights = any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
+    on_weights = any(weight._post_accumulate_grad_hooks or weight._backward_hooks for weight in model.parameters())
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return on_weights or any(getattr(module, kind) for module in model.modules() for kind in kinds)

@@ -1,7 +1,17 @@
 """Batch normalisation's part: gradients and branches of a network before its first step.
 
-With batch normalisation a plain network's gradients explode towards the input (Yang et al. 2019), and a residual
-network's branches are small beside its shortcuts (De & Smith 2020).
+In a wide network with He's initialisation, batch normalisation and ReLU, what leaves a normalisation is about Gaussian
+with variance 1, and two things can be computed.
+
+**Plain: explosion.** On its way back a squared gradient is halved by ReLU, which lets half of the units through, and
+divided by the variance of what the layer was given, because batch normalisation makes the output's variance 1. That
+is the variance of ReLU of a Gaussian, (pi - 1) / (2 pi) = 0.341. So it grows 1.467 times a layer, and the gradient
+:data:`GROWTH` = 1.21 times (Yang et al. 2019).
+
+**Residual: a power law.** Each block adds a branch of variance 1, and ReLU reflects the sum at 0: a random walk with a
+wall, whose variance after l blocks is (1 - 2/pi) l. So the branch's share falls (De & Smith 2020) as
+:func:`branch_ratio`, 2.75/l, and so does the gradient that it adds: not a factor a layer, but a power of the depth,
+:func:`shortcut_power`.
 """
 
 import math
@@ -10,73 +20,76 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..gradients import output_gradient_norms
-from ..layers import STAGES, basic_blocks, stage_of, weighted_layers
+from ..errors import InputError
+from ..layers import basic_blocks, listening, stage_of, undisturbed
+
+#: Variance of max(z, 0) for a standard Gaussian z.
+RELU_VARIANCE = (math.pi - 1) / (2 * math.pi)
 
 #: Growth of the gradient per layer towards the input in wide, plain networks with batch normalisation and ReLU (Yang et
-#: al. 2019, section 4).
-GROWTH = math.sqrt(math.pi / (math.pi - 1))
+#: al. 2019, section 4): 1.21.
+GROWTH = math.sqrt(0.5 / RELU_VARIANCE)
 
 
-def gradient_growth(model: nn.Module, images: Tensor, labels: Tensor) -> pd.DataFrame:
-    """Measure by which factor the gradient grows from one layer's output to that of the layer before it.
+def reflected_variance(blocks: float) -> float:
+    """Return the variance of a random walk that starts at 0 and cannot go below it, after so many steps of variance 1.
 
-    Args:
-        model: the network; left as it was.
-        images: ``(N, 3, 32, 32)`` as the network sees them.
-        labels: ``(N,)``.
-
-    Returns:
-        A row per stage, with ``stage``, ``layers`` and ``growth``, the mean factor per layer (geometric) between the outputs
-        of the first and the last layer of the stage, which all have one shape; compare :data:`GROWTH`.
+    It is distributed as the absolute value of a Gaussian of variance ``blocks`` (for many steps).
     """
-    norms = output_gradient_norms(model, images, labels).tolist()
-    stages = [stage_of(name) for name, _ in weighted_layers(model)]
-    rows = []
-    for stage in STAGES:
-        inside = [norm for norm, where in zip(norms, stages, strict=True) if where == stage]
-        rows.append((stage, len(inside), (inside[0] / inside[-1]) ** (1 / (len(inside) - 1))))
-    return pd.DataFrame(rows, columns=["stage", "layers", "growth"])
+    return (1 - 2 / math.pi) * blocks
+
+
+def branch_ratio(block: int) -> float:
+    """Return the variance of a fresh residual network's branch over that of its shortcut, at block 1, 2, ..."""
+    return 1 / reflected_variance(block)
+
+
+def shortcut_power() -> float:
+    """Return a: from block m of a wide residual network back to block l the gradient grows (m/l)^a times.
+
+    The squared gradient at block l is what the branches behind it added and the shortcuts brought back. The branch of
+    block k adds c/k times the squared gradient there, c = GROWTH^2 / (1 - 2/pi) = 4.03, being two layers of which the
+    first is given variance (1 - 2/pi) k. The shortcuts bring it back to a unit unless the unit's walk was at 0 in
+    between: with probability 2/pi arcsin(sqrt(l/k)), the arcsine law. Put l^(-2a) into the sum over k, as an integral:
+    2a = c (1 - B(2a + 1/2, 1/2) / pi), B being Euler's beta function. The solution is a = 1.36.
+    """
+    power = 2.0  # 2a; putting it into the right side again and again converges
+    for _ in range(100):
+        beta = math.exp(math.lgamma(power + 0.5) + math.lgamma(0.5) - math.lgamma(power + 1))
+        power = GROWTH**2 * branch_ratio(1) * (1 - beta / math.pi)
+    return power / 2
 
 
 @torch.no_grad()
 def branch_variances(model: nn.Module, images: Tensor) -> pd.DataFrame:
     """Measure how large each block's branch is beside its shortcut (De & Smith 2020, section 3).
 
-    In training mode, so that it can be used on a fresh network. Running statistics are left as they are.
+    In training mode, so that it can be used on a fresh network, which is left as it was.
 
     Args:
-        model: a residual network.
+        model: a residual network of :func:`resnet56.model.build_model`.
         images: ``(N, 3, 32, 32)`` as the network sees them.
 
     Returns:
-        A row per block, with ``block`` (1 for the first), ``name``, ``stage``, ``branch`` and ``shortcut`` (variance over
-        images and pixels, mean over channels) and ``ratio`` (branch over shortcut). Were the two independent and no
-        nonlinearity behind the addition, the ratio of block l would be about 1/l.
+        A row per block, with ``block`` (1 for the first), ``name``, ``stage``, ``branch`` and ``shortcut`` (variance
+        over images and pixels, mean over channels) and ``ratio`` (branch over shortcut); compare :func:`branch_ratio`.
+
+    Raises:
+        InputError: if the network has no such blocks, or no shortcuts.
     """
-    found: dict[str, tuple[float, float]] = {}
-
-    def look(name: str):
-        def hook(block: nn.Module, inputs: tuple[Tensor]) -> None:
-            found[name] = (spread(block.branch(*inputs)), spread(block.shortcut(*inputs)))
-
-        return hook
-
-    def spread(maps: Tensor) -> float:
-        return maps.var(dim=(0, 2, 3)).mean().item()
-
     blocks = {name: block for name, block in basic_blocks(model).items() if block.residual}
-    hooks = [block.register_forward_pre_hook(look(name)) for name, block in blocks.items()]
-    training = model.training
-    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        torch.func.functional_call(model.train(), statistics, (images,))
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
+    if not blocks:
+        raise InputError("a plain network has no shortcuts to compare its branches with: give a residual one")
+    found: dict[nn.Module, tuple[float, float]] = {}
+
+    def note(block: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        maps = block.branch(*inputs), block.strength * block.shortcut(*inputs)
+        found[block] = tuple(each.var(dim=(0, 2, 3)).mean().item() for each in maps)
+
+    with undisturbed(model, training=True), listening(blocks.values(), note):
+        model(images)
     rows = [
-        (index, name, stage_of(name), branch, shortcut, branch / shortcut)
-        for index, (name, (branch, shortcut)) in enumerate(found.items(), start=1)
+        (index, name, stage_of(name), *found[block], found[block][0] / (found[block][1] or math.nan))
+        for index, (name, block) in enumerate(blocks.items(), start=1)
     ]
     return pd.DataFrame(rows, columns=["block", "name", "stage", "branch", "shortcut", "ratio"])

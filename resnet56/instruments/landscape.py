@@ -13,6 +13,7 @@ from layer to layer, and the loss can grow by many orders of magnitude.
 
 import copy
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 
 from ..data import Split, normalise
 from ..errors import InputError
+from ..layers import unwrapped
 from ..train import autocast, evaluate
 from .points import digest, measure_each
 
@@ -31,28 +33,38 @@ BATCH_SIZE = 500  # images at a time, where several points are evaluated togethe
 
 
 @torch.no_grad()
-def filter_normalised_direction(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-    """Draw a Gaussian direction in weight space, with filter normalisation (Li et al. 2018, section 4).
+def filter_normalised_directions(model: nn.Module, count: int, seed: int) -> list[dict[str, Tensor]]:
+    """Draw Gaussian directions in weight space, with filter normalisation (Li et al. 2018, section 4).
 
     A filter is the weights of one output channel of a convolution, or of one output of a linear layer. Each filter of
-    the direction has the norm of the model's own. Biases and batch normalisation's gain and bias do not move, and the
+    a direction has the norm of the model's own. Biases and batch normalisation's gain and bias do not move, and the
     running statistics, which are no weights, are not in it.
 
     Args:
         model: the network; it is only read.
-        generator: on the CPU, so that the draw is the same whatever the model's device.
+        count: how many directions.
+        seed: of the draw, which is made on the CPU, so that it is the same whatever the model's device.
 
     Returns:
-        From each parameter's name to its part of the direction, of its shape and on its device.
+        For each, from each parameter's name to its part of the direction, of its shape and on its device.
+
+    Raises:
+        InputError: if the network has no weights to move, or is not built yet.
     """
-    direction = {}
-    for name, weight in model.named_parameters():
-        if weight.ndim > 1:
-            gaussian = torch.randn(weight.shape, generator=generator).to(weight)
-            direction[name] = gaussian * (_filter_norms(weight) / _filter_norms(gaussian))
-        else:
-            direction[name] = torch.zeros_like(weight)
-    return direction
+    weights = dict(model.named_parameters())
+    if any(isinstance(weight, nn.parameter.UninitializedParameter) for weight in weights.values()):
+        raise InputError("the network is not built yet: run a batch through it first")
+    if not any(weight.ndim > 1 for weight in weights.values()):
+        raise InputError("the network has no convolution or linear layer whose weights could be moved")
+    generator = torch.Generator().manual_seed(seed)
+
+    def part(weight: Tensor) -> Tensor:
+        if weight.ndim == 1:
+            return torch.zeros_like(weight)
+        gaussian = torch.randn(weight.shape, generator=generator).to(weight)
+        return gaussian * (_filter_norms(weight) / _filter_norms(gaussian))
+
+    return [{name: part(weight) for name, weight in weights.items()} for _ in range(count)]
 
 
 def _filter_norms(weight: Tensor) -> Tensor:
@@ -60,89 +72,59 @@ def _filter_norms(weight: Tensor) -> Tensor:
     return torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True)
 
 
-def loss_line(
+@torch.no_grad()
+def loss_landscape(
     model: nn.Module,
     split: Split,
     mean: Tensor,
     *,
+    axes: int = 2,
     points: int = 51,
     reach: float = 1.0,
-    seed: int = 0,
+    seeds: Sequence[int] = (0,),
     precision: str = "fp32",
     at_once: int = 1,
     progress: bool = True,
     partial: Path | None = None,
 ) -> pd.DataFrame:
-    """Measure the loss along a line through the trained weights, in a filter-normalised direction.
+    """Measure the loss around the trained weights: along a line, or on a square, in filter-normalised directions.
+
+    The line of a seed is the row ``y = 0`` of its square. To compare networks at equal loss, give one of a checkpoint.
 
     Args:
-        model: a trained network; left as it was.
+        model: a trained network, any that has convolutions or linear layers; left as it was.
         split: the images. They are evaluated as they are, without augmentation.
         mean: the mean image of the training images, ``(3, 32, 32)``.
-        points: on the line, evenly spaced; an odd number, so that the centre is one of them.
-        reach: the line goes from ``-reach`` to ``reach``; at 1 every filter has moved by its own norm.
-        seed: of the direction.
+        axes: 1 for a line, 2 for a square.
+        points: along each axis, evenly spaced; an odd number, so that the centre is one of them.
+        reach: each coordinate goes from ``-reach`` to ``reach``; at 1 every filter has moved by its own norm.
+        seeds: of the directions, one for each line or square.
         precision: ``"fp32"`` or ``"bf16"``.
         at_once: points evaluated together. On a CPU 1 is fastest; try more on a GPU, which a small network does not
             fill. The memory needed grows with it.
         progress: show a progress bar.
         partial: file from which an interrupted measurement goes on, see
-            :func:`resnet56.records.measurement.measure_each`.
+            :func:`resnet56.instruments.points.measure_each`.
 
     Returns:
-        A row per point, with ``x``, ``loss`` (mean cross-entropy, nats), ``error`` (percent). Nothing is clamped: where the
-        activations overflow, the loss is infinite or not a number, and the error means nothing.
+        A row per point, with ``seed``, ``x``, for two axes ``y``, ``loss`` (mean cross-entropy, nats) and ``error``
+        (percent). Nothing is clamped: where the activations overflow, the loss is infinite or not a number, and the
+        error means nothing.
 
     Raises:
-        InputError: if ``points`` is even or below 3, or ``partial`` is of another network, other images or points.
+        InputError: if ``points`` is even or below 3, the network has no weights to move or is not built yet, or
+            ``partial`` is of another network, other images or points.
         Interrupted: on SIGINT or SIGTERM, when the results so far are saved.
     """
-    return _landscape(model, split, mean, ["x"], points, reach, seed, precision, at_once, progress, partial)
-
-
-def loss_surface(
-    model: nn.Module,
-    split: Split,
-    mean: Tensor,
-    *,
-    points: int = 51,
-    reach: float = 1.0,
-    seed: int = 0,
-    precision: str = "fp32",
-    at_once: int = 1,
-    progress: bool = True,
-    partial: Path | None = None,
-) -> pd.DataFrame:
-    """Measure the loss on a square through the trained weights, spanned by two filter-normalised directions.
-
-    The first direction is that of :func:`loss_line` for the same seed, so the line is the surface's row ``y = 0``.
-
-    Args:
-        points: along each side of the square.
-        reach: both coordinates go from ``-reach`` to ``reach``.
-        model, split, mean, seed, precision, at_once, progress, partial: as for :func:`loss_line`.
-
-    Returns:
-        A row per point, ``points`` squared: ``x``, ``y``, ``loss`` (nats) and ``error`` (percent) as for
-        :func:`loss_line`.
-
-    Raises:
-        InputError, Interrupted: as for :func:`loss_line`.
-    """
-    return _landscape(model, split, mean, ["x", "y"], points, reach, seed, precision, at_once, progress, partial)
-
-
-@torch.no_grad()
-def _landscape(model, split, mean, axes, points, reach, seed, precision, at_once, progress, partial) -> pd.DataFrame:
-    """Measure loss and error on a grid with the coordinates ``axes``, one random direction for each."""
     if points < 3 or points % 2 == 0:
         raise InputError(f"{points} points have no centre: give an odd number, at least 3")
     middle = points // 2
     steps = reach * np.arange(-middle, middle + 1) / middle  # exactly 0 in the middle
-    grid = pd.DataFrame(itertools.product(steps, repeat=len(axes)), columns=axes)
+    names = ["x", "y"][:axes]
+    grid = pd.DataFrame(itertools.product(seeds, *axes * [steps]), columns=["seed", *names])
 
-    generator = torch.Generator().manual_seed(seed)
-    directions = [filter_normalised_direction(model, generator) for _ in axes]
+    model = unwrapped(model)
+    directions = {seed: filter_normalised_directions(model, axes, seed) for seed in seeds}
     device = next(model.parameters()).device
     split, mean = split.to(device), mean.to(device)
     probe = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
@@ -150,7 +132,7 @@ def _landscape(model, split, mean, axes, points, reach, seed, precision, at_once
     centre = {name: weight.clone() for name, weight in moving.items()}
 
     def measure(rows: pd.DataFrame) -> pd.DataFrame:
-        weights = [weights_at(centre, directions, point) for point in rows.itertuples(index=False)]
+        weights = [weights_at(centre, directions[int(seed)], point) for seed, *point in rows.itertuples(index=False)]
         if len(weights) > 1:
             stacked = {name: torch.stack([each[name] for each in weights]) for name in centre}
             return evaluate_each(probe, stacked, split, mean, precision)
@@ -159,8 +141,8 @@ def _landscape(model, split, mean, axes, points, reach, seed, precision, at_once
         score = evaluate(probe, split, mean, precision)
         return pd.DataFrame([{"loss": score.loss, "error": score.error}])
 
-    tensors = [*model.state_dict().values(), *(d[name] for d in directions for name in centre)]
-    key = repr(model) + precision + digest(*tensors, split.pixels, split.labels, mean)
+    moves = [direction[name] for pair in directions.values() for direction in pair for name in centre]
+    key = repr(model) + precision + digest(*model.state_dict().values(), *moves, split.pixels, split.labels, mean)
     return measure_each(
         grid, measure, at_once=at_once, label="loss landscape", progress=progress, partial=partial, key=key
     )

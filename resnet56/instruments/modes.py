@@ -1,21 +1,10 @@
-"""Run a network in evaluation mode, or with a batch's own statistics, and leave it as it was."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""Batch normalisation's running statistics, set to those of a batch (chapter "Differences")."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` in evaluation mode; on leaving, back in the mode it was in."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
+from ..layers import listening, undisturbed
 
 
 @torch.no_grad()
@@ -23,16 +12,18 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
     """Set the running statistics of batch normalisation to those of one batch, as a fresh network needs for evaluation.
 
     Args:
-        model: the network; its running statistics are replaced.
+        model: the network; its running statistics are replaced, if it has any.
         images: ``(N, 3, 32, 32)`` as the network sees them.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    training = model.training
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = 1.0
-    model.train()(images)
-    model.train(training)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    found: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def note(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        over = [0, *range(2, inputs[0].ndim)]  # all but the channels
+        found[norm] = inputs[0].mean(over), inputs[0].var(over)
+
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    with undisturbed(model, training=True), listening(norms, note):
+        model(images)
+    for norm, (mean, variance) in found.items():
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)

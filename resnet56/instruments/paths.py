@@ -1,75 +1,112 @@
 """Paths (Veit et al. 2016, sections 3 and 4.4): through which of its many paths does a residual network learn?
 
-At each block a residual network can be walked through in two ways: along the shortcut, or through the two
-convolutions. n blocks make 2^n paths, and the gradient is the sum over all of them.
+At each block the gradient can come back in two ways: along the shortcut, or through the two convolutions. n blocks make
+2^n paths, and the gradient is the sum over all of them. That holds for the *gradient* (the Jacobian) only: with a ReLU
+after each addition, as here, what goes forward is no sum over paths. Each ReLU is kept as the whole pass has set it.
 """
 
+import itertools
 import math
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..layers import basic_blocks
-from .modes import evaluation_mode
+from ..layers import basic_blocks, undisturbed, unwrapped
+from ..model import CifarNet
+
+DRAWS = 1000  # of the bootstrap
 
 
-def gradient_along(model: nn.Module, images: Tensor, labels: Tensor, through: Collection[str]) -> Tensor:
-    """Return the part of the loss gradient that comes back along one path, ``(N, 3, 32, 32)`` like the images.
+def gradients_along(model: nn.Module, images: Tensor, labels: Tensor, paths: Sequence[Collection[str]]) -> Tensor:
+    """Return the part of the loss gradient that comes back along each of some paths, ``(paths, N, 3, 32, 32)``.
 
-    The forward pass is the whole network's; only the gradient is kept from all other paths.
+    The forward pass is the whole network's, once for all paths; then, for each path, the gradient goes back block by
+    block, through the branch or along the shortcut.
 
     Args:
-        model: a residual network, run in evaluation mode and left as it was.
+        model: a residual network of :func:`resnet56.model.build_model`, run in evaluation mode and left as it was.
         images: ``(N, 3, 32, 32)`` as the network sees them.
         labels: ``(N,)``.
-        through: names of the blocks that the path goes through; around all others it takes the shortcut.
+        paths: for each, the names of the blocks that it goes through; around all others it takes the shortcut.
 
     Raises:
-        InputError: if the network has no shortcuts, and so but one path.
+        InputError: if the network is another, or has no shortcuts and so but one path.
     """
+    model = unwrapped(model)
     blocks = basic_blocks(model)
-    if not all(block.residual for block in blocks.values()):
-        raise InputError("a plain network has only one path; give a residual one")
-    images = images.clone().requires_grad_()
-    with evaluation_mode(model):
-        x = F.relu(model.bn1(model.conv1(images)))
+    if not isinstance(model, CifarNet) or not all(block.residual for block in blocks.values()):
+        raise InputError("this network has only one path: give a residual one of build_model")
+
+    def leaf(x: Tensor) -> Tensor:
+        return x.detach().clone(memory_format=torch.channels_last).requires_grad_()
+
+    def back(output: Tensor, to: Tensor, gradient: Tensor) -> Tensor:
+        return torch.autograd.grad(output, to, gradient, retain_graph=True)[0]
+
+    with torch.enable_grad(), undisturbed(model, training=False):
+        images = leaf(images)
+        stem = x = F.relu(model.bn1(model.conv1(images)))
+        steps = []  # of each block: its name, input, branch and shortcut, and where its last ReLU lets through
         for name, block in blocks.items():
-            branch, shortcut = block.branch(x), block.shortcut(x)
-            x = F.relu(branch + shortcut.detach() if name in through else branch.detach() + shortcut)
+            x = leaf(x)
+            branch, shortcut = block.branch(x), block.strength * block.shortcut(x)
+            steps.append((name, x, branch, shortcut, branch + shortcut > 0))
+            x = F.relu(branch + shortcut)
+        x = leaf(x)
         loss = F.cross_entropy(model.fc(x.mean(dim=(2, 3))), labels)
-    return torch.autograd.grad(loss, images)[0]
+        last = torch.autograd.grad(loss, x)[0]
+        found = []
+        for path in paths:
+            gradient = last
+            for name, x, branch, shortcut, passes in reversed(steps):
+                gradient = back(branch if name in path else shortcut, x, gradient * passes)
+            found.append(back(stem, images, gradient))
+    return torch.stack(found)
 
 
-def path_lengths(model: nn.Module, images: Tensor, labels: Tensor, samples: int = 8, seed: int = 0) -> pd.DataFrame:
+def path_lengths(model: nn.Module, images: Tensor, labels: Tensor, samples: int = 200, seed: int = 0) -> pd.DataFrame:
     """Measure how much gradient comes back along paths of each length, by sampling paths (Veit et al., Figure 6).
 
+    Few paths carry most of the gradient, so a mean over a few of them says little: see the intervals.
+
     Args:
-        model, images, labels: as for :func:`gradient_along`.
-        samples: paths of each length.
-        seed: of the choice of paths.
+        model, images, labels: as for :func:`gradients_along`.
+        samples: paths of each length, drawn at random; all of them where there are no more.
+        seed: of the choice of paths, and of the bootstrap.
 
     Returns:
-        A row per length, with ``length`` (blocks gone through, 0 to n), ``paths`` (how many there are, n choose length),
-        ``gradient`` (mean L2 norm at the images along one path), ``total`` (``paths`` times ``gradient``) and ``share``
-        (of the sum of all totals, 0 to 1). Norms add up as if all paths' gradients pointed the same way; this is the
+        A row per length, with ``length`` (blocks gone through, 0 to n), ``paths`` (how many, n choose length),
+        ``sampled`` (how many were looked at), ``gradient`` (mean L2 norm at the images along one path), ``total``
+        (``paths`` times ``gradient``), ``share`` (of the sum of all totals, 0 to 1), and the 95 % intervals of
+        ``gradient`` and ``share`` over the choice of paths, by bootstrap: ``gradient_low``, ``gradient_high``,
+        ``share_low``, ``share_high``. Norms add up as if all paths' gradients pointed the same way; this is the
         original study's convention.
     """
     names = list(basic_blocks(model))
-    draw = random.Random(seed)
-    rows = []
-    for length in range(len(names) + 1):
-        paths = math.comb(len(names), length)
-        norms = [
-            gradient_along(model, images, labels, draw.sample(names, length)).norm().item()
-            for _ in range(min(samples, paths))
-        ]
-        gradient = sum(norms) / len(norms)
-        rows.append((length, paths, gradient, paths * gradient))
-    table = pd.DataFrame(rows, columns=["length", "paths", "gradient", "total"])
-    table["share"] = table["total"] / table["total"].sum()
+    draw, again = random.Random(seed), np.random.default_rng(seed)
+    counts = np.array([math.comb(len(names), length) for length in range(len(names) + 1)])
+    means, redrawn, sampled = [], [], []
+    for length, count in enumerate(counts):
+        few = count <= samples
+        paths = (
+            [*itertools.combinations(names, length)] if few else [draw.sample(names, length) for _ in range(samples)]
+        )
+        norms = gradients_along(model, images, labels, paths).flatten(1).norm(dim=1).double().cpu().numpy()
+        means.append(norms.mean())
+        redrawn.append(np.full(DRAWS, norms.mean()) if few else again.choice(norms, (DRAWS, samples)).mean(axis=1))
+        sampled.append(len(paths))
+    totals = counts * np.array(means)
+    table = pd.DataFrame({"length": range(len(counts)), "paths": counts, "sampled": sampled, "gradient": means})
+    table["total"], table["share"] = totals, totals / totals.sum()
+    redrawn = np.array(redrawn)  # (lengths, DRAWS)
+    shares = counts[:, None] * redrawn
+    shares /= shares.sum(axis=0)
+    table["gradient_low"], table["gradient_high"] = np.quantile(redrawn, [0.025, 0.975], axis=1)
+    table["share_low"], table["share_high"] = np.quantile(shares, [0.025, 0.975], axis=1)
     return table

@@ -4,8 +4,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..layers import response_layers, stage_of
-from .modes import evaluation_mode
+from ..layers import responses, stage_of, undisturbed
 
 
 @torch.no_grad()
@@ -16,24 +15,17 @@ def layer_responses(model: nn.Module, images: Tensor) -> pd.DataFrame:
     normalisation would make the response of a fresh network's layer 1 by construction.)
 
     Args:
-        model: the network; left as it was.
+        model: any network with convolutions or linear layers; left as it was.
         images: ``(N, 3, 32, 32)`` as the network sees them.
 
     Returns:
-        A row per weighted layer, with ``depth`` (1 for the first), ``layer``, ``stage``, ``std`` (over images, channels and
-        pixels; no unit).
+        A row per weighted layer, with ``depth`` (1 for the first), ``layer``, ``stage``, ``std`` (over images, channels
+        and pixels; no unit; of a layer's last use, not a number where it is not used).
     """
-    layers = response_layers(model)
-    spreads: dict[nn.Module, float] = {}
-    hooks = [
-        module.register_forward_hook(lambda module, inputs, output: spreads.update({module: output.std().item()}))
-        for _, module in layers
+    with undisturbed(model, training=False), responses(model, torch.std) as found:
+        model(images)
+    rows = [
+        (depth, name, stage_of(name), spreads[-1].item() if spreads else float("nan"))
+        for depth, (name, spreads) in enumerate(found.items(), start=1)
     ]
-    try:
-        with evaluation_mode(model):
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    rows = [(depth, name, stage_of(name), spreads[module]) for depth, (name, module) in enumerate(layers, start=1)]
     return pd.DataFrame(rows, columns=["depth", "layer", "stage", "std"])

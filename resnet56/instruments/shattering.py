@@ -1,20 +1,21 @@
 """Shattered gradients (Balduzzi et al. 2017): do the gradients of nearby images point the same way?
 
-As a plain network gets deeper, the gradient with respect to its input, followed along a line of images, looks more and
-more like white noise. Shortcuts keep it closer to brown noise, the path of a random walk (Figures 1 and 2 of the paper).
+As a plain network gets deeper, the gradient with respect to its input, followed along a line of images, looks more
+and more like white noise. Shortcuts keep it closer to brown noise, the path of a random walk (Figures 1 and 2 of the
+paper; its theorem, that the correlation falls as 2^-depth, is about networks without batch normalisation).
 """
 
-import math
-
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .modes import evaluation_mode
+from ..errors import InputError
+from ..layers import undisturbed
 
 
 def line(start: Tensor, end: Tensor, points: int = 256) -> Tensor:
-    """Return images on the straight line from ``start`` to ``end``, both ``(3, 32, 32)``, as ``(points, 3, 32, 32)``."""
-    share = torch.linspace(0, 1, points, device=start.device)[:, None, None, None]
+    """Return ``points`` images on the straight line from ``start`` to ``end``, both ``(3, 32, 32)``, in a batch."""
+    share = torch.linspace(0, 1, points, device=start.device, dtype=start.dtype)[:, None, None, None]
     return torch.lerp(start, end, share)
 
 
@@ -25,19 +26,49 @@ def input_gradients(model: nn.Module, images: Tensor, output: int = 0) -> Tensor
     needs :func:`resnet56.instruments.modes.calibrate` first.
 
     Args:
-        model: the network; left as it was.
+        model: any network from images to logits; left as it was.
         images: ``(N, 3, 32, 32)`` as the network sees them.
         output: which logit.
 
     Returns:
         ``(N, 3072)``.
+
+    Raises:
+        InputError: if the network has no such logit.
     """
-    gradients = []
-    with evaluation_mode(model):
+    return _logits_and_gradients(model, images, output)[1]
+
+
+def along_line(model: nn.Module, start: Tensor, end: Tensor, points: int = 256, output: int = 0) -> pd.DataFrame:
+    """Follow one logit, and its slope, along the straight line between two images (Balduzzi et al. 2017, Figure 1).
+
+    Args:
+        model: as for :func:`input_gradients`.
+        start, end: ``(3, 32, 32)`` as the network sees them.
+        points: images on the line.
+        output: which logit.
+
+    Returns:
+        A row per point, with ``position`` (0 at ``start``, 1 at ``end``), ``logit`` and ``slope``: the gradient
+        projected on the line, in logits per length of the line.
+    """
+    logits, gradients = _logits_and_gradients(model, line(start, end, points), output)
+    slopes = gradients @ (end - start).flatten()
+    return pd.DataFrame({"position": torch.linspace(0, 1, points), "logit": logits.cpu(), "slope": slopes.cpu()})
+
+
+def _logits_and_gradients(model: nn.Module, images: Tensor, output: int) -> tuple[Tensor, Tensor]:
+    parts = []
+    with torch.enable_grad(), undisturbed(model, training=False):
         for batch in images.split(128):
-            batch = batch.clone().requires_grad_()
-            gradients.append(torch.autograd.grad(model(batch)[:, output].sum(), batch)[0].flatten(1))
-    return torch.cat(gradients)
+            batch = batch.detach().clone().requires_grad_()
+            logits = model(batch.clone())  # a copy, for networks that work on their input in place
+            if not isinstance(logits, Tensor) or logits.ndim != 2 or not 0 <= output < logits.shape[1]:
+                raise InputError(f"{type(model).__name__} has no logit {output}: give a network to (N, classes)")
+            logits = logits[:, output]
+            parts.append((logits.detach(), torch.autograd.grad(logits.sum(), batch)[0].flatten(1)))
+    logits, gradients = zip(*parts, strict=True)
+    return torch.cat(logits), torch.cat(gradients)
 
 
 def autocorrelation(series: Tensor, lags: int) -> Tensor:
@@ -52,26 +83,15 @@ def autocorrelation(series: Tensor, lags: int) -> Tensor:
 
     Returns:
         ``(lags + 1,)``.
+
+    Raises:
+        InputError: if the series is too short.
     """
+    if not 0 <= lags < len(series):
+        raise InputError(f"no autocorrelation at lag {lags} of a series of {len(series)}: give a lag below its length")
     centred = series.double() - series.double().mean(dim=0)
     products = torch.stack([(centred[: len(series) - lag] * centred[lag:]).sum() for lag in range(lags + 1)])
     return products / products[0]
-
-
-def correlations(gradients: Tensor) -> Tensor:
-    """Return the cosine between each two of the gradients ``(N, D)``, as ``(N, N)``."""
-    directions = nn.functional.normalize(gradients.double(), dim=1)
-    return directions @ directions.T
-
-
-def mean_correlation(gradients: Tensor) -> float:
-    """Return the root mean square of the cosine between two different gradients of ``(N, D)``, from 0 to 1.
-
-    For independent directions it is about :math:`1/\\sqrt{D}`.
-    """
-    cosines = correlations(gradients)
-    count = len(cosines)
-    return math.sqrt((cosines.square().sum() - count).clamp(min=0).item() / (count * (count - 1)))
 
 
 def white_noise(points: int, size: int, seed: int = 0) -> Tensor:

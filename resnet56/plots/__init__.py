@@ -1,18 +1,17 @@
 """Figures. Each function makes one from recorded runs, measurements or images, and returns it."""
 
-from .gradients import plot_gradient_flow, plot_gradient_flow_by_epoch, plot_gradient_heatmaps
-from .images import plot_images, plot_views
-from .instruments import (
+from .contours import plot_loss_contours, plot_loss_lines
+from .differences import (
     plot_branch_variances,
-    plot_correlations,
     plot_initial_gradients,
     plot_lesions,
     plot_path_lengths,
     plot_responses,
     plot_shattering,
 )
+from .heatmaps import plot_gradient_flow, plot_gradient_flow_by_epoch, plot_gradient_heatmaps
+from .images import plot_images, plot_views
 from .interactive import interactive_curves, interactive_depths, interactive_heatmaps
-from .landscape import plot_loss_contours, plot_loss_lines, plot_loss_surfaces
 from .sketch import describe_layers, plot_architecture
 from .style import colour, display_name
 from .training import (
@@ -35,7 +34,6 @@ __all__ = [
     "plot_architecture",
     "plot_branch_variances",
     "plot_comparison",
-    "plot_correlations",
     "plot_degradation",
     "plot_depth_sweep",
     "plot_gradient_flow",
@@ -46,7 +44,6 @@ __all__ = [
     "plot_lesions",
     "plot_loss_contours",
     "plot_loss_lines",
-    "plot_loss_surfaces",
     "plot_lr_schedule",
     "plot_path_lengths",
     "plot_responses",

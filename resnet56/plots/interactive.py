@@ -18,8 +18,9 @@ from ..errors import InputError
 from ..layers import STAGES, stage_of
 from ..model import parse_arch
 from ..records.runs import Run
-from .gradients import QUANTITIES, check_recorded
+from .heatmaps import QUANTITIES, check_recorded
 from .style import display_name
+from .training import smoothed, validated
 
 DIGITS = 3  # significant ones of every number in a page: more than an eye can see
 POINTS = 200  # of a curve, at most
@@ -50,7 +51,7 @@ class Interactive:
 
 
 def interactive_heatmaps(figure: str, runs: list[Run], quantity: str = "gradient_norm") -> Interactive:
-    """Return the data of :func:`resnet56.plots.gradients.plot_gradient_heatmaps`, to walk through by step and layer.
+    """Return the data of :func:`resnet56.plots.heatmaps.plot_gradient_heatmaps`, to walk through by step and layer.
 
     Args:
         figure: name of the still figure.
@@ -105,26 +106,19 @@ def interactive_curves(figure: str, runs: list[Run]) -> Interactive:
         raise InputError("there is no run to draw")
     curves = []
     for run in sorted(runs, key=lambda run: parse_arch(run.arch)):
-        if "validation_error" not in run.history or run.history["validation_error"].isna().all():
-            raise InputError(f"the run of {run.arch} has no validation errors: it was trained without a validation set")
-        smooth = run.history["train_error"].rolling(5, min_periods=1).mean()
-        train = _thinned(run.history.assign(train_error=smooth))
-        validated = _thinned(run.history.dropna(subset="validation_error"))
+        train, validation = _thinned(smoothed(run)), _thinned(validated(run))
         curves.append(
             {
                 **_network(run.arch),
-                "steps": train["step"].tolist(),
-                "train": _rounded(train["train_error"]),
-                "validation": [validated["step"].tolist(), _rounded(validated["validation_error"])],
+                "steps": train.index.tolist(),
+                "train": _rounded(train),
+                "validation": [validation.index.tolist(), _rounded(validation)],
                 "test": _rounded([run.about["final"]["test_error"]])[0],
             }
         )
     last = runs[0].history.iloc[-1]
-    return Interactive(
-        "curves",
-        figure,
-        {"conditions": runs[0].label(), "runs": curves, "steps_per_epoch": float(last["step"] / last["epoch"])},
-    )
+    per_epoch = float(last["step"] / last["epoch"])
+    return Interactive("curves", figure, {"conditions": runs[0].label(), "runs": curves, "steps_per_epoch": per_epoch})
 
 
 def interactive_depths(figure: str, table: pd.DataFrame, value: str, label: str) -> Interactive:
@@ -175,10 +169,10 @@ def _stages(layers: list[str]) -> list[list[int]]:
     return [[inside[0], inside[-1]] for inside in numbers.values()]
 
 
-def _thinned(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the last row and every so many before it, ``POINTS`` at most."""
-    stride = -(-len(table) // POINTS)
-    return table.iloc[::-1].iloc[::stride].iloc[::-1]
+def _thinned(curve: pd.Series) -> pd.Series:
+    """Return the last point and every so many before it, ``POINTS`` at most."""
+    stride = -(-len(curve) // POINTS)
+    return curve.iloc[::-1].iloc[::stride].iloc[::-1]
 
 
 def _rounded(values) -> list:

@@ -10,7 +10,7 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 from torch import Tensor, nn
 
-from ..layers import STAGES, basic_blocks, count_parameters, stage_of, weighted_layers
+from ..layers import STAGES, basic_blocks, count_parameters, listening, stage_of, undisturbed, weighted_layers
 from ..model import BasicBlock, OptionA
 from .style import PLAIN, RESIDUAL, caption, display_name, styled
 
@@ -28,21 +28,30 @@ def describe_layers(model: nn.Module) -> pd.DataFrame:
     The pass is in evaluation mode and leaves the network as it was.
 
     Args:
-        model: a :class:`resnet56.model.CifarNet`.
+        model: a network of :func:`resnet56.model.build_model`.
 
     Returns:
-        A row per layer of :func:`resnet56.model.weighted_layers`, from input to output. Columns: ``depth`` (1 for the
+        A row per layer of :func:`resnet56.layers.weighted_layers`, from input to output. Columns: ``depth`` (1 for the
         first), ``layer`` (name), ``stage`` (``stem``, ``layer1`` to ``layer3``, ``head``), ``block`` (such as
         ``"layer1.0"``, ``""`` outside the blocks), ``kind`` (``"conv 3x3"`` or ``"linear"``), ``channels`` (of the
         output), ``size`` (side of the output's map in pixels, 1 for the linear layer), ``stride`` (1 for the linear
         layer), ``parameters`` (of the layer's own weight and bias) and ``shortcut``: at the last layer of a residual
         block ``"identity"``, ``"A"`` or ``"B"`` (He et al. 2015, section 3.3), ``""`` at all other layers.
+
+    Raises:
+        InputError: if the network is of another kind.
     """
     layers, blocks = weighted_layers(model), basic_blocks(model)
-    shapes = _output_shapes(model, [module for _, module in layers])
+    shapes: dict[nn.Module, torch.Size] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        shapes[module] = output.shape
+
+    with undisturbed(model, training=False), listening([module for _, module in layers], note):
+        model(next(model.parameters()).new_zeros(1, 3, 32, 32))
     rows = []
-    for depth, ((name, module), shape) in enumerate(zip(layers, shapes, strict=True), start=1):
-        block = name.rpartition(".")[0]
+    for depth, (name, module) in enumerate(layers, start=1):
+        block, shape = name.rpartition(".")[0], shapes[module]
         convolution = isinstance(module, nn.Conv2d)
         rows.append(
             {
@@ -59,25 +68,6 @@ def describe_layers(model: nn.Module) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def _output_shapes(model: nn.Module, layers: list[nn.Module]) -> list[torch.Size]:
-    """Return the shape of each layer's output for one blank image; ``layers`` are in the order of the pass."""
-    shapes = []
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        shapes.append(output.shape)
-
-    training = [(module, module.training) for module in model.modules()]
-    hooks = [layer.register_forward_hook(note) for layer in layers]
-    try:
-        model.eval()(next(model.parameters()).new_zeros(1, 3, 32, 32))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in training:
-            module.training = mode
-    return shapes
 
 
 def _shortcut(block: BasicBlock) -> str:

@@ -1,0 +1,1 @@
+"""Runs, suites, checkpoints and measurements on disk, and the figures that others published."""

@@ -186,19 +186,20 @@ def unused(path: Path) -> Path:
 
 
 @contextmanager
-def lock(path: Path, what: str = "trained") -> Iterator[None]:
+def lock(path: Path, what: str = "trained", folder: Path | None = None) -> Iterator[None]:
     """Keep other processes from making what is saved to ``path``; however this one ends, its lock ends too.
 
-    The lock is a hidden file beside it. It is not there where nobody works on ``path``, unless a process was killed.
+    The lock is a hidden file, which is gone afterwards; if a process was killed it stays, and hinders nobody.
 
     Args:
         path: need not exist.
         what: is being done, for the message.
+        folder: for the lock; if None, that of ``path``.
 
     Raises:
         InProgress: if another process has it.
     """
-    beside = Path(path).with_name(f".{Path(path).name}.lock")
+    beside = (folder or Path(path).parent) / f".{Path(path).name}.lock"
     with _explained(beside):
         beside.parent.mkdir(parents=True, exist_ok=True)
         held = _locked(beside, os.O_RDWR | os.O_CREAT)

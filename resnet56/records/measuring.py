@@ -16,7 +16,7 @@ from ..devices import hardware, pick_device, versions
 from ..errors import InputError
 from ..gradients import output_gradient_norms
 from ..instruments.initialisation import branch_variances
-from ..instruments.landscape import loss_line, loss_surface
+from ..instruments.landscape import loss_landscape
 from ..instruments.lesions import lesion_each, lesion_random
 from ..instruments.modes import calibrate
 from ..instruments.paths import path_lengths
@@ -156,14 +156,15 @@ def random_lesions(study: Study) -> pd.DataFrame:
 
 def line_of_loss(study: Study) -> pd.DataFrame:
     """Measure the loss on a line through the trained weights."""
-    return _part_by_part(
-        study, "loss-line", loss_line, study.train, points=2 * study.points + 1, at_once=_at_once(study)
-    )
+    options = dict(axes=1, points=2 * study.points + 1, at_once=_at_once(study))
+    return _part_by_part(study, "loss-line", loss_landscape, study.train, **options)
 
 
 def surface_of_loss(study: Study) -> pd.DataFrame:
     """Measure the loss on a square around the trained weights."""
-    return _part_by_part(study, "loss-surface", loss_surface, study.train, points=study.points, at_once=_at_once(study))
+    return _part_by_part(
+        study, "loss-surface", loss_landscape, study.train, points=study.points, at_once=_at_once(study)
+    )
 
 
 def _at_once(study: Study) -> int:
@@ -172,7 +173,7 @@ def _at_once(study: Study) -> int:
 
 
 def _part_by_part(study: Study, name: str, instrument: Callable, split: Split, **options) -> pd.DataFrame:
-    """Apply an instrument that can be resumed to both deep networks; what the first gave is kept until both are done."""
+    """Apply an instrument that can be resumed to both deep networks; what the first gave is kept until the end."""
     images = study.some(split)
 
     def measure(arch: str) -> pd.DataFrame:
@@ -200,7 +201,7 @@ def _by_arch(measure: Callable[[str], pd.DataFrame], archs: Iterable[str]) -> pd
     return pd.concat(tables, names=["arch"]).reset_index("arch")
 
 
-#: Each measurement, and the images it is made on: a number of training images, or as many as asked for of "test" or "train".
+#: Each measurement, and its images: so many training images, or as many as asked for of "test" or "train".
 MEASUREMENTS: dict[str, tuple[Callable[[Study], pd.DataFrame], int | str]] = {
     "gradient-growth": (gradient_growth, BATCH),
     "branch-variances": (variances, BATCH),
@@ -232,7 +233,7 @@ def measure_suite(
         data: the data set they were trained on.
         device: where to measure.
         out: folder that holds ``runs/``; ``data/`` if None.
-        images: images for each evaluation of responses, lesions and landscape; if None, 10,000 on an NVIDIA GPU, else 500.
+        images: for each evaluation of responses, lesions and landscape; if None, 10,000 on an NVIDIA GPU, else 500.
         points: along each side of the loss surface, an odd number; if None, 51 on an NVIDIA GPU, else 11.
         progress: show progress bars.
         say: called with each line of the report.
@@ -285,8 +286,8 @@ def _trained_on(run: Run, data: DataSet) -> int:
     there = run.about["data"]
     if there["fingerprint"] != data.fingerprint:
         raise InputError(
-            f"{run.arch} was trained on another data set called {there['name']} (sha256 {there['fingerprint'][:8]} there, "
-            f"{data.fingerprint[:8]} here); measure it on that one"
+            f"{run.arch} was trained on another data set called {there['name']} (sha256 {there['fingerprint'][:8]} "
+            f"there, {data.fingerprint[:8]} here); measure it on that one"
         )
     return there["validation_images"]
 

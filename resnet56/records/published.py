@@ -13,9 +13,9 @@ MARTYN = "a-martyn/resnet, lowest over epochs"
 def published() -> pd.DataFrame:
     """Return published test errors on the official CIFAR-10, in percent, as ``published.csv`` lists them.
 
-    Columns: ``family`` (``plain`` or ``resnet``), ``depth``, ``test_error``, ``test_error_std`` (over runs, not a number
-    where it was not given), ``source``. The paper gives ResNet-110 as mean and deviation of five runs, the others once.
-    ``MARTYN`` gives the lowest of all epochs, chosen on the test images, which flatters; nobody else gives those depths.
+    Columns: ``family`` (``plain`` or ``resnet``), ``depth``, ``test_error``, ``test_error_std`` (over runs, not
+    a number where it was not given), ``source``. The paper gives ResNet-110 as mean and deviation of five runs, the
+    others once. ``MARTYN`` gives the lowest of all epochs, chosen on the test images, which flatters.
     """
     return pd.read_csv(Path(__file__).with_name("published.csv"))
 

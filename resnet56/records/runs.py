@@ -158,7 +158,7 @@ def save_run(folder: Path, run: Run, trainer: Trainer | None = None) -> None:
 
 @torch.no_grad()
 def reference_logits(model: nn.Module, mean: Tensor) -> Tensor:
-    """Return the logits of the first four test images of ``shapes10``, ``(4, 10)``: do weights and model code still agree?"""
+    """Return the logits of four test images of ``shapes10``, ``(4, 10)``: do weights and model code still agree?"""
     pixels, _ = shapes10.draw(4, seed=1)
     return model.eval()(normalise(torch.from_numpy(pixels), mean))
 
@@ -212,7 +212,7 @@ def find_pretrained(arch: str, suite: str | None = None) -> tuple[Run, Path]:
     paths = [path for path in find_runs(folder).values() if (path / "weights.safetensors").exists()]
     found = [(run, path) for run, path in zip(map(load_run, paths), paths, strict=True) if run.arch == arch]
     if not found:
-        raise InputError(f"no trained weights of {arch} in {folder}; {how_to_train(arch, folder)}")
+        raise InputError(f"no trained weights of {arch!r} in {folder}; {how_to_train(arch, folder)}")
     return max(found, key=lambda pair: pair[0].about["steps"])
 
 
@@ -276,8 +276,8 @@ def runs_table(folder: str | Path | None = None, need: Iterable[str] = ()) -> pd
         need: names of runs that must be there.
 
     Raises:
-        InputError: if there is none, one of ``need`` is missing, one is damaged, or a folder holds runs on two data sets
-            of one name; the message names it.
+        InputError: if there is none, one of ``need`` is missing, one is damaged, or a folder holds runs on two data
+            sets of one name; the message names it.
     """
     found = find_runs(folder)
     place = Path(folder) if folder and Path(folder).is_dir() else data_dir() / "runs" / (folder or "")

@@ -185,16 +185,16 @@ def reproduce(
     """Train the runs of a suite that are not recorded yet, and record each as it completes.
 
     What was interrupted goes on from its checkpoint, which is deleted when the record is there. Several processes may
-    work on one suite at once: each takes the next run that is missing and that no other has; at the end it does not wait
-    for those that others still train.
+    work on one suite at once: each takes the next run that is missing and that no other has, and does not wait for
+    those that others still train.
 
     Args:
         suite, out, iterations: as for :func:`plan`.
         data: the data set; the first that is available if None.
         device: where to train.
         only: as for :func:`select`.
-        at_once: how many networks are trained at the same time; if None, 8 on an NVIDIA GPU, of which one network leaves
-            most idle, and 1 elsewhere.
+        at_once: how many networks are trained at the same time; if None, 8 on an NVIDIA GPU, of which one network
+            leaves most idle, and 1 elsewhere.
         time_limit: seconds after which to stop and save.
         progress: show a bar per network.
         say: called with each line of the report.
@@ -268,15 +268,15 @@ def _is_recorded(job: Job, data: DataSet, validation: int) -> bool:
         return False
     about = load_run(job.record).about
     here = dataclasses.asdict(job.recipe) | {"milestones": list(job.recipe.milestones)}
-    here |= {"arch": job.arch, "fingerprint": data.fingerprint, "validation_images": validation}
-    there = about["recipe"] | about["data"] | {"arch": about["arch"]}
+    here |= {"arch": job.arch, "sha256": data.fingerprint[:8], "validation_images": validation}
+    there = about["recipe"] | about["data"] | {"arch": about["arch"], "sha256": about["data"]["fingerprint"][:8]}
     differences = [
         f"{key} is {there[key]} there, {value} here"
         for key, value in here.items()
         if there[key] != value and key != "precision"
     ]
     if differences:
-        what = "data set" if there["fingerprint"] != data.fingerprint else "recipe"
+        what = "data set" if there["sha256"] != here["sha256"] else "recipe"
         raise InputError(f"{job.record} is of another {what}: {'; '.join(differences)}; move it away, or give --out")
     return True
 

@@ -1,4 +1,4 @@
-"""Figures of gradients: flow and heatmaps."""
+"""Figures of gradients by layer: flow and heatmaps (chapter 4)."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from ..errors import InputError
 from ..layers import STAGES, stage_of
 from ..records.runs import Run
-from .style import caption, colour, display_name, mark_stages, styled
+from .style import DASHED, caption, display_name, lines, mark_stages, note, panels, styled
 
 #: What the axes call the columns of a run's gradients. The loss is in nats; weights have no unit.
 QUANTITIES = {
@@ -36,18 +36,8 @@ def plot_gradient_flow(tables: dict[str, pd.DataFrame], conditions: str) -> Figu
             averaged over the recorded steps (geometric mean).
         conditions: what was measured on what, in a line, written above.
     """
-    figure, axis = plt.subplots(figsize=(7.5, 3.9), layout="constrained")
-    deepest = max(table["depth"].max() for table in tables.values())
-    for arch, table in tables.items():
-        norms = _geometric_mean(table.set_index("depth")["gradient_norm"], "depth")
-        axis.plot(
-            norms.index,
-            norms,
-            color=colour(arch),
-            linewidth=1.6,
-            label=display_name(arch),
-            linestyle="-" if len(norms) == deepest else "--",
-        )
+    figure, (axis,) = panels(1, 3.9, 7.5)
+    lines(axis, {arch: _geometric_mean(table["gradient_norm"], table["depth"]) for arch, table in tables.items()})
     axis.set(xlabel="layer, from input to output", ylabel=QUANTITIES["gradient_norm"], yscale="log")
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(tables), borderaxespad=0.1)
     caption(figure, conditions)
@@ -74,8 +64,8 @@ def plot_gradient_flow_by_epoch(runs: list[Run], quantity: str = "gradient_norm"
     count = int(np.ceil(max(epochs))) if by_epoch else PARTS
     colours = ListedColormap(plt.get_cmap("viridis")(np.linspace(0, 0.93, count)))  # without the yellow, lost on white
     norm = Normalize(0.5, count + 0.5)
-    figure, axes = plt.subplots(1, len(runs), figsize=(8.4, 4), sharey=True, squeeze=False, layout="constrained")
-    for axis, run, length in zip(axes[0], runs, epochs, strict=True):
+    figure, axes = panels(len(runs), 4, sharey=True)
+    for axis, run, length in zip(axes, runs, epochs, strict=True):
         values = run.by_layer(quantity)
         layers, depths = values.columns, np.arange(1, len(values.columns) + 1)
         total = run.history["step"].max()
@@ -85,26 +75,18 @@ def plot_gradient_flow_by_epoch(runs: list[Run], quantity: str = "gradient_norm"
         for part, means in _geometric_mean(trained, parts).iterrows():
             axis.plot(depths, means, color=colours(norm(part)), linewidth=1.4 if count <= 12 else 0.8)
         if 0 in values.index:
-            axis.plot(
-                depths,
-                values.loc[0],
-                color="black",
-                linewidth=1.4,
-                linestyle=(0, (4, 1.5)),
-                zorder=3,
-                label="step 0: initial weights",
-            )
+            start = dict(color="black", linewidth=1.4, linestyle=DASHED, zorder=3, label="step 0: initial weights")
+            axis.plot(depths, values.loc[0], **start)
         mark_stages(axis, layers, vertical=True)
         _name_stages(axis, layers)
         axis.grid(axis="x", visible=False)
         axis.set(xlabel="layer, from input to output", yscale="log", xlim=(0.5, len(depths) + 0.5))
         axis.set_title(display_name(run.arch), pad=18)
-    axes[0, 0].set_ylabel(QUANTITIES.get(quantity, quantity))
-    if axes[0, -1].get_legend_handles_labels()[0]:
-        axes[0, -1].legend(loc="lower right", bbox_to_anchor=(1, 1.05), borderaxespad=0, fontsize=9)
-    bar = figure.colorbar(
-        ScalarMappable(norm, colours), ax=axes, pad=0.015, fraction=0.03, ticks=MaxNLocator(8, integer=True)
-    )
+    axes[0].set_ylabel(QUANTITIES.get(quantity, quantity))
+    if axes[-1].get_legend_handles_labels()[0]:
+        axes[-1].legend(loc="lower right", bbox_to_anchor=(1, 1.05), borderaxespad=0, fontsize=9)
+    ticks = MaxNLocator(8, integer=True)
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.015, fraction=0.03, ticks=ticks)
     lengths = " and ".join(dict.fromkeys(f"{length:.2g}" for length in epochs))
     bar.set_label("epoch" if by_epoch else f"fifth of the run, which lasts {lengths} epochs")
     caption(figure, runs[0].label())
@@ -135,12 +117,12 @@ def plot_gradient_heatmaps(runs: list[Run], quantity: str = "gradient_norm") -> 
     good = np.isfinite(values) & (values > 0)
     norm = LogNorm(*np.quantile(values[good], [0.002, 0.998]))
     colours = plt.get_cmap("viridis").with_extremes(bad="#bbbbbb")
-    figure, axes = plt.subplots(1, len(runs), figsize=(8.4, 5), sharey=True, squeeze=False, layout="constrained")
-    for axis, run, table in zip(axes[0], runs, tables, strict=True):
+    figure, axes = panels(len(runs), 5, sharey=True)
+    for axis, run, table in zip(axes, runs, tables, strict=True):
         mesh = _draw_heatmap(axis, table, norm, colours)
         strip = " (strip on the left: step 0)" if len(table.columns) > 1 and 0 in table.columns else ""
         axis.set(title=display_name(run.arch), xlabel=f"training step{strip}")
-    first = axes[0, 0]
+    first = axes[0]
     first.invert_yaxis()
     middle = len(layers) // 12  # of the blocks of a stage
     named = layers["layer"].str.contains(rf"^conv1$|^layer[23]\.0\.conv1|\.{middle}\.conv1|^fc$")
@@ -173,24 +155,15 @@ def _draw_heatmap(axis: Axes, table: pd.DataFrame, norm: LogNorm, colours: Color
 
 
 def _name_stages(axis: Axes, layers: pd.Index) -> None:
-    """Write the names of the three stages above an axis along which lie ``layers``, all layers from input to output."""
+    """Write the names of the stages above an axis along which lie ``layers``, all layers from input to output."""
     stages = np.array([stage_of(layer) for layer in layers])
-    for stage in STAGES:
+    for stage in sorted({*stages} & {*STAGES}):
         middle = np.flatnonzero(stages == stage).mean() + 1
-        axis.annotate(
-            stage,
-            (middle, 1),
-            (0, 3),
-            ("data", "axes fraction"),
-            "offset points",
-            ha="center",
-            fontsize=8,
-            color="#666666",
-        )
+        note(axis, stage, (middle, 1), (0, 3), ("data", "axes fraction"), ha="center")
 
 
-def _geometric_mean(values: pd.DataFrame | pd.Series, groups: str | pd.Index) -> pd.DataFrame | pd.Series:
-    """Return the geometric mean of each group of rows; ``groups`` is what ``groupby`` takes. A zero makes it zero."""
+def _geometric_mean(values: pd.DataFrame | pd.Series, groups: pd.Index | pd.Series) -> pd.DataFrame | pd.Series:
+    """Return the geometric mean of each group of rows, which a zero makes zero."""
     with np.errstate(divide="ignore"):
         return np.exp(np.log(values).groupby(groups).mean())
 

@@ -6,7 +6,6 @@ import pytest
 
 from resnet56.plots import (
     plot_branch_variances,
-    plot_correlations,
     plot_depth_sweep,
     plot_initial_gradients,
     plot_lesions,
@@ -80,11 +79,6 @@ def test_branch_variances_beside_one_over_block():
     table = pd.DataFrame({"block": [1, 2, 3], "ratio": [1.0, 0.4, 0.3]})
     axis = plot_branch_variances({"resnet8": table}, "noise").axes[0]
     assert line(axis, "1 / block") == pytest.approx([1, 1 / 2, 1 / 3]) and line(axis, "ResNet-8") == [1, 0.4, 0.3]
-
-
-def test_correlations_share_one_scale():
-    axes = plot_correlations({"plain8": np.eye(3), "resnet8": np.ones((3, 3))}, "noise").axes[:2]
-    assert {axis.images[0].get_clim() for axis in axes} == {(-1, 1)}
 
 
 def test_training_curves_and_the_depth_sweep():
