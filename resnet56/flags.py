@@ -18,7 +18,7 @@ LIMITS = {
     "epochs": (1e-6, 1e6),
     "images": (1, 10**6),
     "iterations": (1, 10**9),
-    "lr": (1e-30, 1e30),
+    "lr": (1e-30, 1e3),
     "points": (3, 1001),
     "rounds": (1, 1000),
     "seed": (0, 2**32 - 1),
