@@ -97,7 +97,7 @@ def cpu_quota(root: Path = Path("/")) -> float:
     quotas = [math.inf]
     for line in ["::/", ":cpu:/", *memberships]:  # at least what is mounted, which may be all that a container sees
         _, controllers, path = line.split(":", 2)
-        within = [part for part in path.split("/") if part not in ("", "..")]
+        within = [] if ".." in path.split("/") else list(filter(None, path.split("/")))  # or out of a container's sight
         tops = (groups / controllers, groups / "cpu") if controllers else (groups, groups / "unified")
         if not controllers or "cpu" in controllers.split(","):
             quotas += [_quota(top.joinpath(*within[:depth])) for top in tops for depth in range(len(within) + 1)]

@@ -210,7 +210,7 @@ V1 = "12:pids:/docker/abc\n4:cpu,cpuacct:/docker/abc\n3:cpuset:/docker/abc\n1:na
         ("0::/a/b\n", {"a/b/cpu.max": "400000 100000\n", "a/cpu.max": "300000 100000\n"}, 3),
         ("0::/a/b\n", {"a/b/cpu.max": "50000 100000\n", "a/cpu.max": "300000 100000\n"}, 0.5),
         ("0::/a\n", {"b/cpu.max": "50000 100000\n"}, float("inf")),  # another's
-        ("0::/../../a\n", {"cpu.max": "70000 20000\n"}, 3.5),  # seen from within a container
+        ("0::/../a\n", {"cpu.max": "70000 20000\n", "a/cpu.max": "50000 100000\n"}, 3.5),  # outside of this container
         (
             V1,
             {

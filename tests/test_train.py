@@ -488,6 +488,18 @@ def test_signals_finish_the_step_and_save(split, tmp_path, signum):
     assert load_checkpoint(tmp_path / "run.pt")["trainer"]["step"] == 3
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_validation_follows_each_epoch_of_more_than_a_turn_and_no_other_step(split, together):
+    trainer, steps = new_trainer(split, dataclasses.replace(RECIPE, iterations=35, batch_size=7)), []
+    trainer._update = lambda draw, lr: torch.ones(2)
+    trainer.validate = lambda validation: steps.append((trainer.step, validation is split))
+    if together:
+        fit_together({"run": trainer}, validation=split, progress=False)
+    else:
+        fit(trainer, validation=split, progress=False)
+    assert steps == [(14, True), (28, True), (35, True)]
+
+
 class Counted:
     """A checkpoint that only counts at which steps it was saved."""
 
