@@ -105,7 +105,7 @@ class GradientRecorder:
 
     def _measure_before(self) -> Tensor:
         """Measure what depends on the weights that the step starts from, ``(layers, 2)``."""
-        weights = self._stack([module.weight.detach().float().norm() for _, module in self.layers])
+        weights = torch.stack([module.weight.detach().float().norm().to(self.device) for _, module in self.layers])
         outputs = torch.full_like(weights, torch.nan)
         if self.probe:
             precision = self.trainer.recipe.precision if self.trainer else "fp32"
@@ -114,14 +114,10 @@ class GradientRecorder:
 
     def _measure_after(self) -> Tensor:
         """Measure the gradients of the weights, ``(layers, 2)``; not a number where there is none."""
-        nothing = torch.full((), torch.nan, device=self.device)
+        nothing = torch.full((2,), torch.nan, device=self.device)
         gradients = [module.weight.grad for _, module in self.layers]
-        norms = self._stack([nothing if g is None else g.float().norm() for g in gradients])
-        zeros = self._stack([nothing if g is None else (g == 0).float().mean() for g in gradients])
-        return torch.stack([norms, zeros], dim=1)
-
-    def _stack(self, values: list[Tensor]) -> Tensor:
-        return torch.stack([value.to(self.device) for value in values])
+        pairs = [nothing if g is None else torch.stack([g.float().norm(), (g == 0).float().mean()]) for g in gradients]
+        return torch.stack([pair.to(self.device) for pair in pairs])
 
     def state_dict(self) -> list[tuple[int, Tensor]]:
         """Return what was recorded, for a checkpoint."""

@@ -32,8 +32,7 @@ def weighted_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """List the layers that count towards the depth, as ``(name, module)`` in the order in which they were defined.
 
     These are the convolutions and linear layers: 56 in a net of depth 56. Projections on shortcuts, in modules called
-    ``downsample``, have weights but do not lie on the main path and are not counted, as in the paper. Names are those
-    inside of a wrapper such as ``DataParallel``. A module used several times is listed once.
+    ``downsample``, do not lie on the main path and are not counted, as in the paper. Names are those inside wrappers.
     """
     return [
         (name.replace("_orig_mod.", ""), module)
@@ -81,19 +80,15 @@ def undisturbed(model: nn.Module, training: bool) -> Iterator[None]:
 
     Each module returns to its own mode (frozen batch normalisation stays frozen). Passes in training mode move
     copies of the running statistics, never the network's own, and draw random numbers (dropout) that are drawn again.
-
-    Args:
-        model: any network.
-        training: the mode within the ``with`` block.
     """
     modes = [(module, module.training) for module in model.modules()]
-    owned = [(module, name, buffer) for module, _ in modes for name, buffer in module.named_buffers(recurse=False)]
+    owned = [(module, *own) for module, _ in modes for own in module.named_buffers(recurse=False) if training]
     capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()  # where states cannot be read
     devices = [] if capturing else {p.device for p in model.parameters() if p.is_cuda}
     with torch.random.fork_rng(devices, enabled=training):
         try:
             model.train(training)
-            for module, name, buffer in owned if training else []:
+            for module, name, buffer in owned:
                 setattr(module, name, buffer.clone())
             yield
         finally:
@@ -104,21 +99,15 @@ def undisturbed(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 @contextmanager
-def listening(
-    modules: Iterable[nn.Module], note: Callable[[nn.Module, tuple, Tensor], Tensor | None]
-) -> Iterator[None]:
+def listening(modules: Iterable[nn.Module], note: Callable[..., Tensor | None]) -> Iterator[None]:
     """Call ``note(module, inputs, output)`` after each pass through one of ``modules``; the hooks are gone on leaving.
 
-    Compiled networks run uncompiled meanwhile, because a compiled one does not call hooks that came later.
-
-    Args:
-        modules: of a network.
-        note: what it returns, if not None, goes on through the network in the output's place.
+    What it returns, if not None, goes on through the network in the output's place. Compiled networks run uncompiled
+    meanwhile, because a compiled one does not call hooks that came later.
     """
-    hooks = []
+    hooks = [module.register_forward_hook(note) for module in modules]
     compiler = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
-        hooks += [module.register_forward_hook(note) for module in modules]
         with compiler:
             yield
     finally:
@@ -128,30 +117,28 @@ def listening(
 
 @contextmanager
 def responses(model: nn.Module, measure: Callable[[Tensor], Tensor] = lambda response: response) -> Iterator[dict]:
-    """Collect each weighted layer's response, from the layer's name to a list with an entry for each time it is used.
+    """Collect each weighted layer's response, or a measure of it: by name, a list with an entry for each use.
 
     A layer's response is its output after normalisation, before the nonlinearity and the addition (He et al. 2015,
     Figure 7): the output of the normalisation that is given the layer's output, or of the layer itself if none is. The
     network goes on with a copy, so that operations in place (``nn.ReLU(inplace=True)``) leave the response as it was.
-
-    Args:
-        model: any network.
-        measure: what to keep of a response.
     """
     layers = {module: name for name, module in weighted_layers(model)}
     found: dict[str, list[Tensor]] = {name: [] for name in layers.values()}
-    given: list[tuple[Tensor, str, int]] = []  # what the network went on with, and whose response it is
+    given: list[tuple[Tensor, list, int]] = []  # what the network went on with, and which entry is its response
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         copy = output.clone()
         if module in layers:
-            found[layers[module]].append(measure(output))
-            given.append((copy, layers[module], len(found[layers[module]]) - 1))
-        for index, (before, name, use) in enumerate(given):
-            if before is inputs[0]:
-                found[name][use] = measure(output)
-                del given[index]
-                break
+            uses = found[layers[module]]
+            given.append((copy, uses, len(uses)))
+            uses.append(measure(output))
+            return copy
+        for before, uses, entry in list(given):
+            if any(before is each for each in inputs):
+                if not before._version:  # and nothing was done to it in place
+                    uses[entry] = measure(output)
+                given[:] = [other for other in given if other[0] is not before]
         return copy
 
     norms = [module for module in model.modules() if isinstance(module, NORMS)]

@@ -78,9 +78,11 @@ def test_the_response_is_behind_the_normalisation_whatever_it_is_called(batch, n
     assert output_gradient_norms(model, *batch).tolist() == pytest.approx(expected, rel=1e-4)
 
 
-def test_what_lies_between_layer_and_normalisation_counts(batch):
-    model = convnet(nn.ReLU(), nn.BatchNorm2d(8))  # not given the layer's output
-    assert output_gradient_norms(model, *batch).tolist() == pytest.approx(by_hand(model, batch, [0, 4, 8]), rel=1e-4)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_lies_between_layer_and_normalisation_counts(batch, inplace):
+    expected = by_hand(convnet(nn.ReLU(), nn.BatchNorm2d(8)), batch, [0, 4, 8])
+    model = convnet(nn.ReLU(inplace), nn.BatchNorm2d(8))  # not given the layer's output
+    assert output_gradient_norms(model, *batch).tolist() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("frozen", ["conv1", "layer1", "fc", "bn1"])

@@ -107,7 +107,7 @@ BAD = {
     "depth 57": (["train", "--arch", "resnet57", *QUICK], "no network of depth 57"),
     "compare depth 57": (["compare", "--depth", "57", *QUICK], "no network of depth 57"),
     "shortcut": (["train", "--shortcut", "C", *QUICK], "unknown shortcut option 'C'"),
-    "negative lr": (["train", "--lr", "-0.1", *QUICK], "--lr must be from 1e-30 to 1e+30, not -0.1"),
+    "negative lr": (["train", "--lr", "-0.1", *QUICK], "--lr must be from 1e-30 to 1,000.0, not -0.1"),
     "epochs and iterations": (
         ["train", "--epochs", "1", "--iterations", "5", *QUICK],
         "either by --epochs or by a number of steps",
@@ -174,7 +174,7 @@ def test_resume_with_another_recipe_is_refused(data_folder, capsys):
 
 
 def test_divergence_is_reported_with_status_1(capsys, data_folder):
-    assert cli.main([*TRAIN[:3], "--iterations", "200", "--lr", "1e30", "--validation", "0", *QUICK]) == 1
+    assert cli.main([*TRAIN[:3], "--iterations", "200", "--lr", "1000", "--validation", "0", *QUICK]) == 1
     assert "no longer finite" in capsys.readouterr().err
     for path in (data_folder / "checkpoints").iterdir():
         state = load_checkpoint(path)["trainer"]["model"]
