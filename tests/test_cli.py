@@ -9,6 +9,7 @@ import torch
 
 from resnet56 import cli, data, load_run
 from resnet56.records.checkpoint import load_checkpoint
+from resnet56.records.files import lock
 
 QUICK = ["--batch-size", "20", "--data", "shapes10", "--device", "cpu", "--precision", "fp32"]
 TRAIN = ["train", "--arch", "resnet8", "--iterations", "12", "--lr", "0.05", "--validation", "20", *QUICK]
@@ -81,14 +82,18 @@ def test_compare_writes_a_record_and_a_figure(data_folder, capsys):
     assert "shapes10, 12 steps of 20 images, seed 0, fp32" in out
 
 
-def test_a_second_comparison_replaces_nothing(data_folder, capsys):
+def test_a_second_comparison_replaces_nothing_and_is_refused_at_the_start(data_folder, capsys, monkeypatch):
     command = ["compare", "--depth", "8", "--steps", "2", *QUICK]
+    record = data_folder / "runs" / "compare-8-shapes10-2-steps-seed-0"
+    with lock(record, "made", data_folder / "tmp"):
+        assert cli.main(command) == 2
+    assert f"{record} is being made by another process; wait for it" in capsys.readouterr().err
     assert cli.main(command) == 0
-    before = {path: path.read_bytes() for path in data_folder.rglob("*") if path.is_file()}
-    capsys.readouterr()
+    monkeypatch.setattr(cli, "compare", None)  # training would fail
     assert cli.main([*command, "--lr", "0.05"]) == 2
-    assert "is there already and stays" in (said := capsys.readouterr()).err and said.out == ""
-    assert before == {path: path.read_bytes() for path in data_folder.rglob("*") if path.is_file()}
+    assert f"{record} is there already and stays" in capsys.readouterr().err
+    assert load_run(record / "plain8").about["recipe"]["lr"] == 0.02
+    assert [path.name for path in (data_folder / "runs").iterdir()] == [record.name]
 
 
 def test_names_are_normalised(data_folder):

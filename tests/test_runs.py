@@ -136,6 +136,10 @@ def test_a_folder_appears_only_when_complete(tmp_path):
     with pytest.raises(InputError, match="cannot write"), new_folder(tmp_path / "runs" / "run") as folder:
         (folder / "file").write_text("second")
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run"]
+    (tmp_path / "runs" / "empty").mkdir()  # which a rename would replace
+    with pytest.raises(InputError, match="something of that name; move away"), new_folder(tmp_path / "runs" / "empty"):
+        pass
+    (tmp_path / "runs" / "empty").rmdir()
     assert (tmp_path / "runs" / "run" / "file").read_text() == "first"
     assert unused(tmp_path / "runs" / "run").name == "run-2"
 

@@ -416,6 +416,11 @@ def test_threads_and_some_runs_on_the_command_line(data_set, tmp_path, monkeypat
     assert capsys.readouterr().err == "resnet56: error: no run is called 'b'; the runs are a\n"
 
 
+def test_a_warmup_that_would_do_nothing_is_refused():
+    with pytest.raises(InputError, match="warmup must be 0 for a one-cycle schedule, which starts low, not 5"):
+        Recipe(epochs=1, schedule="one-cycle", warmup=5)
+
+
 def test_the_suite_of_learning_rates():
     jobs = plan("rates", _Named("cifar10"))
     rates = (0.003, 0.01, 0.03, 0.06, 0.1, 0.3)

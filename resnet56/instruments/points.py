@@ -84,7 +84,7 @@ def _load_partial(path: Path, key: str) -> list[dict]:
             return content["results"]
     except (OSError, KeyError, TypeError, ValueError):
         pass
-    raise InputError(f"{path} holds part of another measurement, or is damaged; delete it, or give another file")
+    raise InputError(f"{path} holds part of another measurement, or is damaged; measure as it was begun, or delete it")
 
 
 def digest(*tensors: Tensor) -> str:

@@ -167,7 +167,9 @@ def resume(trainer: Trainer, checkpoint: Checkpoint, recipe: Recipe | None = Non
     there = {**{key: content[key] for key in checkpoint.about()}, **content["recipe"]}
     differences = [f"{key} is {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]]
     if differences:
-        raise InputError(f"{checkpoint.path} is of another run: {'; '.join(differences)}")
+        raise InputError(
+            f"{checkpoint.path} is of another run: {'; '.join(differences)}; go on as it was begun, or move it away"
+        )
     try:
         trainer.load_state_dict(content["trainer"])
     except BROKEN as error:
