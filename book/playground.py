@@ -7,12 +7,12 @@ see on paper and without scripts, from the built page: the default race at its e
 import io
 import sys
 
+import pdf
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
-
-import pdf
-from resnet56.errors import InputError
 from resnet56.files import write_file
+
+from resnet56.errors import InputError
 
 STATIC = pdf.ROOT / "book" / "_static"
 PAGE = pdf.HTML / "book" / "playground.html"

@@ -15,7 +15,7 @@ from .gradients import GradientRecorder
 from .model import build_model
 from .recipe import Recipe
 from .records.files import data_dir
-from .records.runs import Run, describe_run, load_run
+from .records.runs import Run, describe_run, find_runs, how_to_get, load_run
 from .train import evaluate
 
 #: Steps and learning rate of a comparison where none are asked for, a few minutes' worth. In a short run the paper's
@@ -61,12 +61,15 @@ def load_comparison(name: str) -> Comparison:
     """Load a recorded comparison by the name of its folder in ``data/runs/``.
 
     Raises:
-        InputError: if there is none of that name, or it is damaged.
+        InputError: if there is none of that name, or it is damaged, incomplete or of two data sets.
     """
-    runs = [load_run(path) for path in sorted((data_dir() / "runs" / name).glob("*/"))]
-    if len(runs) != 2:
-        raise InputError(f"no recorded comparison {name!r} in {data_dir() / 'runs'}")
-    return Comparison(*runs)
+    folder = data_dir() / "runs" / name
+    runs = {run.arch.rstrip("0123456789"): run for run in map(load_run, find_runs(folder).values())}
+    if set(runs) != {"plain", "resnet"}:
+        raise InputError(f"no complete comparison at {folder}; {how_to_get(folder)}")
+    if len({run.about["data"]["fingerprint"] for run in runs.values()}) > 1:
+        raise InputError(f"the networks at {folder} were trained on two data sets; compare them on one")
+    return Comparison(runs["plain"], runs["resnet"])
 
 
 def default_recipe(device: str | torch.device = "auto") -> Recipe:

@@ -2,7 +2,7 @@
 
 A split is a uint8 tensor of images and a tensor of labels. They are moved to the training device whole; batches
 are cropped, flipped and normalised there, for all images at once, as in He et al. (2015), section 4.2.
-:func:`resnet56.datasets.load_data` says where images come from.
+:func:`resnet56.datasets.loading.load_data` says where images come from.
 """
 
 import hashlib

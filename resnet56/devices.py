@@ -138,5 +138,9 @@ def explain_threads(root: Path = Path("/")) -> str:
     else:
         why = "torch.set_num_threads said so"
     sleeps = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" or os.environ.get("GOMP_SPINCOUNT") == "0"
-    waiting = "a thread that waits sleeps" if sleeps else "threads spin while they wait (OMP_WAIT_POLICY)"
+    waiting = (
+        "a thread that waits sleeps"
+        if sleeps
+        else "threads spin while they wait (OMP_WAIT_POLICY=PASSIVE lets them sleep)"
+    )
     return f"{threads} thread{'s' * (threads > 1)}: {why}; {waiting}"

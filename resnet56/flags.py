@@ -10,7 +10,7 @@ from .recipe import PRECISIONS, PRESETS
 from .records.foreign import NORMALISATIONS
 from .records.suites import SUITES
 
-#: Numbers that flags take: the least, whose type is the flag's, and the greatest.
+#: Numbers that flags take, from the least, whose type is the flag's, to the greatest.
 LIMITS = {
     "at_once": (1, 1000),
     "batch_size": (1, 10**6),
@@ -18,7 +18,7 @@ LIMITS = {
     "epochs": (1e-6, 1e6),
     "images": (1, 10**6),
     "iterations": (1, 10**9),
-    "lr": (1e-30, 1e30),
+    "lr": (1e-30, 1e3),
     "points": (3, 1001),
     "rounds": (1, 1000),
     "seed": (0, 2**32 - 1),

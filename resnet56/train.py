@@ -1,7 +1,7 @@
 """Training: one network, one step at a time. This is the plain loop, to be read (chapters 3 and 8).
 
-:class:`resnet56.fast.Engine` takes the same steps faster, and :func:`resnet56.fast.fit_together` drives several
-networks, with checkpoints. Nothing here knows of them, nor of figures, records, the command line or the book.
+:class:`resnet56.fast.engine.Engine` takes the same steps faster, :func:`resnet56.fast.together.fit_together` drives
+several networks. Nothing here knows of them, nor of figures, records, the command line or the book.
 """
 
 import math

@@ -194,7 +194,7 @@ class DeltaOrthogonal(Treatment):
                 nn.init.orthogonal_(module.weight[:, :, 1, 1], gain=math.sqrt(2))
 
 
-#: Each treatment by its name: the network that is treated, the treatment, and what else its recipe needs.
+#: By the name of each treatment, the network that is treated, the treatment, and what else its recipe needs.
 TREATMENTS = {
     "untreated": ("plain56", Treatment, {}),
     "warmup": ("plain56", Warmup, {}),

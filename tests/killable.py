@@ -1,4 +1,4 @@
-"""Work that goes on where it stopped, to be killed: ``python killable.py CHECKPOINT``, a run; ``... suite OUT``, a suite."""
+"""Work that goes on where it stopped, to be killed: ``killable.py CHECKPOINT``, a run; ``... suite OUT``, a suite."""
 
 import sys
 from pathlib import Path

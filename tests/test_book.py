@@ -1,4 +1,4 @@
-"""The stored notebooks: executed, without errors, machine paths or litter, each with an assertion and described figures."""
+"""The stored notebooks: executed, without errors, paths of a machine or litter, with assertions and described plots."""
 
 import json
 import re

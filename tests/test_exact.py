@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from killable import start
+from killable import RUNS, start, work
 
-from resnet56 import Engine, InputError, Recipe, build_model, fit_together
+from resnet56 import Engine, InputError, Recipe, build_model, find_runs, fit_together, load_run
 from resnet56.records.checkpoint import Checkpoint, load_checkpoint
 
 KILLABLE = Path(__file__).with_name("killable.py")
@@ -41,6 +41,42 @@ def test_a_run_killed_twenty_times_ends_with_the_same_bits(tmp_path):
     for one, other in zip(state["model"].values(), whole.model.state_dict().values(), strict=True):
         assert torch.equal(one, other)
     assert state["history"] == whole.history
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_suite_and_are_killed_again_and_again(tmp_path):
+    """Killed at random and started again by the same command, they end with each run recorded once, bit for bit."""
+    chance = random.Random(0)
+    shared = tmp_path / "shared"
+
+    def begin() -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, KILLABLE, "suite", shared], stdout=subprocess.PIPE, text=True)
+
+    workers, kills, said = [begin(), begin()], 0, ""
+    while kills < KILLS // 2 and len(list(shared.glob("runs/*/*"))) < len(RUNS):
+        place = chance.randrange(2)
+        assert workers[place].stdout.readline().startswith("Suite killed on learnable: ")
+        time.sleep(chance.uniform(0, 2))
+        workers[place].kill()
+        said += workers[place].communicate()[0]
+        kills += workers[place].returncode == -signal.SIGKILL
+        workers[place] = begin()
+    for worker in [*workers, begin()]:
+        said += worker.communicate()[0]
+        assert worker.returncode == 0
+    said += begin().communicate()[0]  # what a killed one left, if the others did not see that it was free
+    assert kills >= 3
+    threads = torch.get_num_threads()
+    whole = work(tmp_path / "whole", said.splitlines().append)
+    torch.set_num_threads(threads)
+    assert sorted(find_runs(shared)) == sorted(f"runs/killed-learnable/{name}" for name in RUNS)
+    for record in whole:
+        one, other = load_run(record), load_run(shared / "runs" / "killed-learnable" / record.name)
+        assert one.history.equals(other.history) and one.gradients.equals(other.gradients)
+        assert one.about["final"] == other.about["final"] and one.about["logits"] == other.about["logits"]
+        assert one.about["files"] == other.about["files"]
+        assert sum(part["steps"] for part in other.about["parts"]) == 40
+    assert not [path for path in shared.rglob("*") if path.suffix in (".pt", ".partial")]
 
 
 @pytest.fixture(params=["file-size limit", "full disk"])

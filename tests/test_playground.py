@@ -172,8 +172,10 @@ def compare(laboratory, settings: dict, steps: int, free: bool = False) -> dict[
         found = {
             "outputs": difference([[torch.tensor(seen["outputs"], dtype=torch.float64)]], [[outputs]]),
             "loss": abs(seen["loss"] / loss.item() - 1),
-            "gradients": difference(unpack(seen["gradients"], network),
-                                    [[parameter.grad for parameter in layer] for layer in network.by_layer()]),
+            "gradients": difference(
+                unpack(seen["gradients"], network),
+                [[parameter.grad for parameter in layer] for layer in network.by_layer()],
+            ),
         }
         REMEDIES[settings["remedy"]](network)
         optimizer.step()
@@ -185,8 +187,12 @@ def compare(laboratory, settings: dict, steps: int, free: bool = False) -> dict[
 
 CASES = [
     {"data": "disc", "depth": 20},
-    *[{"strength": strength, "init": init, "remedy": remedy}
-      for strength in (0, 0.5, 1) for init in ("he", "dirac") for remedy in REMEDIES],
+    *[
+        {"strength": strength, "init": init, "remedy": remedy}
+        for strength in (0, 0.5, 1)
+        for init in ("he", "dirac")
+        for remedy in REMEDIES
+    ],
 ]
 
 
@@ -287,9 +293,17 @@ def test_how_deep_a_plain_network_may_be(fate):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [
-    {"remedy": "clip"}, {"remedy": "layerwise"}, {"remedy": "layerwise", "rate": 0.01}, {"rate": 0.005}, {"rate": 0.2},
-], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"remedy": "clip"},
+        {"remedy": "layerwise"},
+        {"remedy": "layerwise", "rate": 0.01},
+        {"rate": 0.005},
+        {"rate": 0.2},
+    ],
+    ids=str,
+)
 def test_what_acts_on_steps_alone_leaves_plain_56_guessing(fate, case):
     assert mean_error(fate(strength=0, **case)) > 35
 
@@ -388,8 +402,9 @@ def counter(page):
 
 
 def wait_for_step(page, step: int) -> None:
-    page.wait_for_function("step => parseInt(document.querySelector('.playground-counter').innerText.slice(5)) >= step",
-                           arg=step)
+    page.wait_for_function(
+        "step => parseInt(document.querySelector('.playground-counter').innerText.slice(5)) >= step", arg=step
+    )
 
 
 def errors(page) -> list[float]:
@@ -453,8 +468,15 @@ def test_settings_by_keyboard_are_in_the_address(open_page):
     page.get_by_label("seed").press("End")
     for label, letter in [("initial weights", "i"), ("remedy", "e"), ("data", "f")]:
         page.get_by_label(label).press(letter)
-    expected = {"depth": 54, "strength": 1.1, "rate": 0.002, "init": "dirac", "remedy": "layerwise", "data": "rings",
-                "seed": 20}
+    expected = {
+        "depth": 54,
+        "strength": 1.1,
+        "rate": 0.002,
+        "init": "dirac",
+        "remedy": "layerwise",
+        "data": "rings",
+        "seed": 20,
+    }
     page.wait_for_url(f"**#{urlencode(expected)}")
     expect(page.locator(".playground-name").first).to_have_text("Plain-54")
     page.get_by_role("button", name="Back to the defaults").press("Enter")

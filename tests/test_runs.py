@@ -1,16 +1,25 @@
 """Records: what is saved is what is loaded, and damage is named."""
 
+import errno
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from resnet56 import InputError, Recipe, compare, find_runs, load_comparison, load_run
+from resnet56 import Engine, InputError, Recipe, build_model, compare, find_runs, fit, load_comparison, load_run
 from resnet56.plots import plot_comparison, plot_gradient_heatmaps
-from resnet56.records.files import new_folder, unused, write_file
-from resnet56.records.runs import Run, runs_table, save_run
+from resnet56.records.files import InProgress, lock, new_folder, unused, write_file
+from resnet56.records.runs import Run, commit, last_steps, runs_table, save_run
 
+ROOT = Path(__file__).parent.parent
 RECIPE = Recipe(iterations=12, batch_size=20, lr=0.05)
 
 
@@ -48,21 +57,13 @@ def test_a_run_is_loaded_as_it_was_saved(comparison, tmp_path):
     assert list(find_runs(tmp_path)) == ["run"]
 
 
-def test_the_training_error_of_a_loaded_run_is_that_of_its_last_fifty_steps(comparison, tmp_path):
-    history = pd.DataFrame(
-        {"step": range(10, 81, 10), "train_loss": 1.0, "train_error": [90, 80, 70, 60, 50, 40, 30, 20]}
-    )
-    save_run(tmp_path / "plain8-seed-0", Run(comparison.plain.about, history))
-    assert runs_table(tmp_path)["train_error"].tolist() == [(60 + 50 + 40 + 30 + 20) / 5]
-
-
 def test_a_comparison_is_loaded_by_name(comparison, data_folder):
     for run in (comparison.plain, comparison.residual):
         save_run(data_folder / "runs" / "mine" / run.arch, run)
     loaded = load_comparison("mine")
     assert (loaded.plain.arch, loaded.residual.arch) == ("plain8", "resnet8")
     pd.testing.assert_frame_equal(loaded.table(), comparison.table())
-    with pytest.raises(InputError, match="no recorded comparison 'other'"):
+    with pytest.raises(InputError, match="no complete comparison at .*other; bring it back"):
         load_comparison("other")
 
 
@@ -128,7 +129,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_a_folder_appears_only_when_complete(tmp_path):
     with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "runs" / "run") as folder:
         (folder / "half").write_text("half")
-        1 / 0
+        raise ZeroDivisionError
     assert not list((tmp_path / "runs").iterdir())
     with new_folder(tmp_path / "runs" / "run") as folder:
         (folder / "file").write_text("first")
@@ -137,3 +138,202 @@ def test_a_folder_appears_only_when_complete(tmp_path):
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run"]
     assert (tmp_path / "runs" / "run" / "file").read_text() == "first"
     assert unused(tmp_path / "runs" / "run").name == "run-2"
+
+
+# --- Exact figures --------------------------------------------------------------------------------------
+
+
+def test_the_last_fifty_steps_count_alike():
+    """Rows of 10 steps, but 3 at the end of an epoch of 43; the first row reaches beyond the last 50 steps."""
+    history = pd.DataFrame({"step": [10, 20, 30, 40, 43, 50, 60, 70, 80, 86]})
+    history["train_loss"] = [9.0, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+    history["train_error"] = 10 * history["train_loss"]
+    by_hand = (4 * 6 + 3 * 5 + 7 * 4 + 10 * 3 + 10 * 2 + 10 * 1 + 6 * 0) / 50  # of the row at 40 the steps from 37
+    assert last_steps(history) == pytest.approx({"train_loss": by_hand, "train_error": 10 * by_hand})
+    assert last_steps(history[:1]) == {"train_loss": 9, "train_error": 90}
+    assert last_steps(history[:2], steps=5)["train_loss"] == 8
+    assert last_steps(history[:2], steps=11)["train_loss"] == pytest.approx((9 + 80) / 11)
+
+
+def test_compare_evaluates_on_the_test_images_what_it_trained_on_all_others(learnable):
+    result = compare(
+        learnable, Recipe(iterations=60, batch_size=20, lr=0.05, seed=3), depth=8, device="cpu", progress=False
+    )
+    for run in (result.plain, result.residual):
+        assert run.about["final"]["test_error"] == pytest.approx(42, abs=4) and run.about["final"]["train_error"] < 20
+        assert (run.about["data"]["training_images"], run.about["data"]["validation_images"]) == (200, 0)
+    torch.manual_seed(3)
+    recipe = Recipe(iterations=60, batch_size=20, lr=0.05, seed=3)
+    by_hand = fit(Engine(build_model("resnet8"), learnable.train, recipe, "cpu"), progress=False)
+    assert result.residual.history["train_loss"].tolist() == pytest.approx(by_hand["train_loss"].tolist(), rel=1e-4)
+    table = result.table()
+    assert table.loc["resnet8", "test error"] == result.residual.about["final"]["test_error"]
+    assert table.loc["resnet8", "train loss"] == result.residual.history["train_loss"].iloc[-1]
+    assert table.loc["plain8", "train error"] == result.plain.history["train_error"].iloc[-1]
+
+
+# --- Records that are not what they seem ------------------------------------------------------------------
+
+
+def test_line_ends_change_nothing(comparison, tmp_path):
+    save_run(tmp_path / "run", comparison.plain)
+    for name in ("run.json", "history.csv"):
+        content = (tmp_path / "run" / name).read_bytes()
+        assert b"\r" not in content
+        (tmp_path / "run" / name).write_bytes(content.replace(b"\n", b"\r\n"))
+    assert load_run(tmp_path / "run").history["step"].tolist() == [5, 10, 12]
+    with open(tmp_path / "run" / "gradients.npz", "ab") as file:
+        file.write(b"\r\n")
+    with pytest.raises(InputError, match="gradients.npz is damaged"):
+        load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("attributes", [True, False])
+def test_records_survive_a_clone_with_other_line_ends(tmp_path, attributes):
+    source, clone = tmp_path / "source", tmp_path / "clone"
+    folder = "data/runs/ingredients-cifar10-jpeg"
+    shutil.copytree(ROOT / folder, source / folder)
+    if attributes:
+        shutil.copy(ROOT / ".gitattributes", source)
+    who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "records"]):
+        subprocess.run(["git", "-C", source, *command], check=True)
+    subprocess.run(["git", "clone", "-q", "-c", "core.autocrlf=true", source, clone], check=True)
+    assert (b"\r\n" in (clone / folder / "paper" / "history.csv").read_bytes()) != attributes
+    assert len(runs_table(clone / folder)) == 8
+
+
+def test_what_is_hidden_is_no_record(comparison, data_folder):
+    for name in (
+        ".compare-8.x3i488mv.partial/plain8",
+        "mine/plain8",
+        "mine/resnet8",
+        "mine/.ipynb_checkpoints/resnet8",
+    ):
+        save_run(data_folder / "runs" / name, comparison.residual if "resnet" in name else comparison.plain)
+        (data_folder / "runs" / name / "weights.safetensors").write_bytes(b"")
+    assert list(find_runs()) == list(runs_table().index) == ["mine/plain8", "mine/resnet8"]
+    assert load_comparison("mine").residual.arch == "resnet8"
+
+
+@pytest.mark.parametrize("missing", ["plain8", "resnet8"])
+def test_half_a_comparison_is_none(comparison, data_folder, missing):
+    name = "compare-8-noise-12-steps-seed-0"
+    for run in (comparison.plain, comparison.residual):
+        save_run(data_folder / "runs" / name / run.arch, run)
+    shutil.rmtree(data_folder / "runs" / name / missing)
+    with pytest.raises(
+        InputError, match=f"no complete comparison.*{name}; move .* away, and .resnet56 compare --depth 8"
+    ):
+        load_comparison(name)
+
+
+def test_a_comparison_is_of_one_data_set_and_of_two_networks(comparison, data_folder):
+    about = comparison.residual.about
+    other = Run({**about, "data": {**about["data"], "fingerprint": "4" * 64}}, comparison.residual.history)
+    save_run(data_folder / "runs" / "mixed" / "plain8", comparison.plain)
+    save_run(data_folder / "runs" / "mixed" / "resnet8", other)
+    with pytest.raises(InputError, match="two data sets"):
+        load_comparison("mixed")
+    for name in ("a", "b"):
+        save_run(data_folder / "runs" / "twins" / name, comparison.plain)
+    with pytest.raises(InputError, match="no complete comparison"):
+        load_comparison("twins")
+
+
+def test_without_git_the_commit_is_unknown_and_what_reads_it_copes(comparison, tmp_path, monkeypatch):
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", commit.__wrapped__())
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # "dubious ownership", says git
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", commit.__wrapped__())
+    monkeypatch.setenv("PATH", "")
+    assert commit.__wrapped__() == "unknown"
+    save_run(tmp_path / "run", Run({**comparison.plain.about, "commit": None}, comparison.plain.history))
+    assert load_run(tmp_path / "run").about["commit"] == "unknown"
+
+
+# --- Processes that are killed ----------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from resnet56.records.files import lock, new_folder, write_file
+kind, path = sys.argv[1], Path(sys.argv[2])
+def die(file=None):
+    (file or open(path / "run.json", "w")).write(b"{}" if file else "{}")
+    os.kill(os.getpid(), getattr(signal, sys.argv[3]))
+if kind == "folder":
+    with new_folder(path, *map(Path, sys.argv[4:])) as path:
+        die()
+with lock(path):
+    write_file(path, die)
+"""
+
+
+def killed(kind: str, *arguments) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED, kind, *map(str, arguments)], cwd=ROOT).returncode < 0
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGKILL"])
+def test_killed_while_writing_a_record(tmp_path, number):
+    record, scratch = tmp_path / "runs" / "suite" / "run", tmp_path / "tmp"
+    killed("folder", record, number, scratch)
+    assert len(list(scratch.iterdir())) == 1 and not list((tmp_path / "runs").rglob("run.json"))
+    killed("folder", record, number)
+    assert not find_runs(tmp_path) and len(list(record.parent.iterdir())) == 1
+    with new_folder(tmp_path / "runs" / "other", scratch) as folder:
+        assert list(scratch.iterdir()) == [folder]  # what was left is gone, whatever was to be written
+        with new_folder(record, scratch) as second:
+            assert set(scratch.iterdir()) == {folder, second}  # but not what is in use
+            (second / "file").write_text("")
+    with new_folder(record.with_name("run2")), new_folder(tmp_path / "x"):
+        pass
+    assert not list(scratch.iterdir()) and (record / "file").exists()
+
+
+def test_killed_while_writing_a_file(tmp_path):
+    path = tmp_path / "checkpoints" / "run.pt"
+    killed("file", path, "SIGKILL")
+    assert len(list(path.parent.iterdir())) == 2 and not path.exists()  # the lock, and half a file
+    with lock(path), pytest.raises(InProgress, match="run.pt is being trained by another process"), lock(path):
+        pass
+    (path.parent / ".run.pt.mine").write_text("")
+    write_file(path, lambda file: file.write(b"whole"))
+    assert sorted(file.name for file in path.parent.iterdir()) == [".run.pt.mine", "run.pt"]
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace", "rename"):
+        original = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, f=original, n=name: (calls.append(n), f(*a))[1])
+    write_file(tmp_path / "file", lambda file: file.write(b"whole"))
+    assert calls == ["fsync", "replace", "fsync"]
+    calls.clear()
+    with new_folder(tmp_path / "folder") as folder:
+        (folder / "one").write_text("1")
+        (folder / "inner").mkdir()
+        (folder / "inner" / "two").write_text("2")
+    assert calls == ["fsync"] * 4 + ["rename"] * ("rename" in calls) + ["fsync"]
+
+
+def test_a_lock_whose_file_was_taken_away_is_none(tmp_path):
+    with lock(tmp_path / "run"):
+        (tmp_path / ".run.lock").unlink()
+        with lock(tmp_path / "run"), pytest.raises(InProgress), lock(tmp_path / "run"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        (errno.ENOSPC, "make room there"),
+        (errno.EACCES, "make that writable, or .* RESNET56_HOME"),
+        (errno.ENOTDIR, "move"),
+    ],
+)
+def test_what_cannot_be_written_is_said_with_a_step(tmp_path, number, step):
+    def fail(file):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(InputError, match=f"cannot write {tmp_path}/file: {os.strerror(number)}; {step}"):
+        write_file(tmp_path / "file", fail)

@@ -7,7 +7,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "resnet56"
-CORE = ("model", "layers", "data", "recipe", "train", "comparison", "gradients", "treatments")  # what README says to read
+CORE = (
+    "model",
+    "layers",
+    "data",
+    "recipe",
+    "train",
+    "comparison",
+    "gradients",
+    "treatments",
+)  # what README says to read
 FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path for path in PACKAGE.rglob("*.py")}
 
 

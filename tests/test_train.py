@@ -456,6 +456,20 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(split, tmp_
     assert checkpoint.path.read_bytes() == before
 
 
+@pytest.mark.parametrize("broken", ["weight", "statistic", "unread loss"])
+def test_a_broken_run_is_never_saved(split, broken):
+    trainer = new_trainer(split)
+    trainer.take_step()
+    trainer.state_dict()
+    with torch.no_grad():
+        if broken == "unread loss":
+            trainer._unread.append(torch.tensor([torch.nan, 0.5]))
+        else:
+            {"weight": trainer.model.fc.weight, "statistic": trainer.model.bn1.running_var}[broken][0] = torch.inf
+    with pytest.raises(NonFiniteLoss, match="the loss or a weight is no longer finite at step 1 of 12"):
+        trainer.state_dict()
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_signals_finish_the_step_and_save(split, tmp_path, signum):
     trainer = new_trainer(split)

@@ -29,8 +29,8 @@ def import_images(path: str | Path, progress: bool = True) -> DataSet:
         progress: show a progress bar.
 
     Returns:
-        The official files: the data set ``cifar10``. Images: ``cifar10-jpeg``, or ``cifar10-png`` if none is a JPEG,
-        whatever the files are called, in the order of file names. A copy with fewer than 5,000 + 1,000 images a
+        Of the official files, the data set ``cifar10``; of images, ``cifar10-jpeg``, or ``cifar10-png`` if none is a
+        JPEG, whatever the files are called, in the order of file names. A copy with fewer than 5,000 + 1,000 images a
         class says so in its title.
 
     Raises:

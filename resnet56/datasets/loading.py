@@ -30,7 +30,8 @@ def load_data(name: str | None = None) -> DataSet:
 
             * ``"cifar10"``: the official CIFAR-10, from its folder, its archive (``cifar-10-python.tar.gz``) or
               a download (170 MB) to ``data/``; every file is checked against its MD5 sum;
-            * ``"cifar10-jpeg"``, ``"cifar10-png"``: a copy imported with :func:`resnet56.datasets.import_images`;
+            * ``"cifar10-jpeg"``, ``"cifar10-png"``: a copy that
+              :func:`resnet56.datasets.importing.import_images` made;
             * ``"shapes10"``: the embedded one, drawn on first use (see :mod:`resnet56.datasets.shapes10`);
             * ``"auto"``: the first to be had of official CIFAR-10 on disk, an imported copy, the download,
               and ``shapes10``;

@@ -124,7 +124,7 @@ def download() -> DataSet | None:
     """Download the official archive, and keep it unpacked under ``data/``, or as it is beside a damaged folder.
 
     Returns:
-        The data set; None if folder and archive are there, damaged: nothing that exists is replaced unasked.
+        The data set; None if folder and archive are there but damaged, since nothing is replaced unasked.
 
     Raises:
         InputError: if it cannot be reached or written, or what comes is something else.

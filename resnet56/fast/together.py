@@ -25,7 +25,7 @@ def fit_together(
 ) -> None:
     """Train several networks to the end of their recipes, in turn, ``LOG_EVERY`` steps at a time.
 
-    On a GPU their steps overlap: a step is only queued, and each :class:`resnet56.fast.Engine` has its own stream.
+    On a GPU their steps overlap: a step is only queued, and each :class:`resnet56.fast.engine.Engine` has a stream.
 
     Args:
         trainers: the networks in training, by the names that their progress bars show.

@@ -78,8 +78,8 @@ def identity_distances(model: nn.Module, images: Tensor) -> dict[str, float]:
 def dead_filters(model: nn.Module, images: Tensor, training: bool = False) -> list[int]:
     """Count, in each weighted layer, the filters that ReLU silences for every image and pixel.
 
-    Their response is below 0 everywhere; at the end of a residual block the sum with the shortcut is, too. The last layer,
-    which no ReLU follows, has none.
+    Their response is below 0 everywhere; at the end of a residual block the sum with the shortcut is, too. The last
+    layer, which no ReLU follows, has none.
 
     Args:
         model: a network of :func:`resnet56.model.build_model`; left as it was.

@@ -24,9 +24,8 @@ def inspect_network(model: nn.Module, mean: Tensor, train: Split, test: Split, p
         A row per weighted layer, with ``depth``, ``layer``, ``stage``, ``std`` (of its response, see
         :func:`resnet56.instruments.responses.layer_responses`), ``gradient`` (L2 norm of the loss's gradient at its
         output, see :func:`resnet56.gradients.output_gradient_norms`), ``dead`` (filters, see
-        :func:`resnet56.instruments.diagnosis.dead_filters`) and,
-        at the last layer of each block, ``lesion`` (error in percent without the block). ``table.attrs["error"]`` is
-        that of the whole network.
+        :func:`resnet56.instruments.diagnosis.dead_filters`) and, at the last layer of each block, ``lesion`` (error in
+        percent without the block). ``table.attrs["error"]`` is that of the whole network.
     """
     images = normalise(test.pixels, mean)
     table = layer_responses(model, images)

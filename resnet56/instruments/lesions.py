@@ -36,6 +36,7 @@ class Bypass(nn.Module):
         self.strength = (block.residual and block.strength) or 1.0
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, in_channels, H, W)`` to what the whole block would."""
         return F.relu(self.strength * self.shortcut(x))
 
 

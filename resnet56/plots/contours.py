@@ -18,8 +18,8 @@ def plot_loss_lines(tables: dict[str, pd.DataFrame], conditions: str) -> Figure:
     """Draw loss and error along a line through each network's trained weights (Li et al. 2018, section 4).
 
     Args:
-        tables: from architecture to what :func:`resnet56.instruments.landscape.loss_landscape` gave. Where the loss is above
-            ``HIGHEST`` nats or not finite, its line leaves the panel through the top.
+        tables: from architecture to what :func:`resnet56.instruments.landscape.loss_landscape` gave. Where a loss is
+            above ``HIGHEST`` nats or not finite, its line leaves the panel through the top.
         conditions: what was measured on what, in a line, written above.
     """
     bottom, top = _log_range(tables)

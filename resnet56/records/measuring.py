@@ -201,7 +201,7 @@ def _by_arch(measure: Callable[[str], pd.DataFrame], archs: Iterable[str]) -> pd
     return pd.concat(tables, names=["arch"]).reset_index("arch")
 
 
-#: Each measurement, and its images: so many training images, or as many as asked for of "test" or "train".
+#: Each measurement with its images, so many training images, or as many as asked for of "test" or "train".
 MEASUREMENTS: dict[str, tuple[Callable[[Study], pd.DataFrame], int | str]] = {
     "gradient-growth": (gradient_growth, BATCH),
     "branch-variances": (variances, BATCH),
