@@ -193,6 +193,12 @@ def test_wrapped_and_frozen_networks_have_the_landscape_of_what_is_inside(images
     pd.testing.assert_frame_equal(loss_line(wrapped, images, MEAN, points=3, progress=False), expected)
 
 
+@pytest.mark.parametrize("axes", [0, 3])
+def test_a_landscape_has_one_axis_or_two(images, axes):
+    with pytest.raises(InputError, match=f"{axes} axes"):
+        loss_landscape(trained("plain8"), images, MEAN, axes=axes, progress=False)
+
+
 @pytest.mark.parametrize("points", [-1, 1, 4])
 def test_a_grid_without_a_centre_is_refused(images, points):
     with pytest.raises(InputError, match="odd"):

@@ -102,9 +102,7 @@ def loss_landscape(
         precision: ``"fp32"`` or ``"bf16"``.
         at_once: points evaluated together. On a CPU 1 is fastest; try more on a GPU, which a small network does not
             fill. The memory needed grows with it.
-        progress: show a progress bar.
-        partial: file from which an interrupted measurement goes on, see
-            :func:`resnet56.instruments.points.measure_each`.
+        progress, partial: see :func:`resnet56.instruments.points.measure_each`.
 
     Returns:
         A row per point, with ``seed``, ``x``, for two axes ``y``, ``loss`` (mean cross-entropy, nats) and ``error``
@@ -112,17 +110,17 @@ def loss_landscape(
         error means nothing.
 
     Raises:
-        InputError: if ``points`` is even or below 3, the network has no weights to move or is not built yet, or
-            ``partial`` is of another network, other images or points.
+        InputError: if there is no such grid, the network has no weights to move or is not built yet, or ``partial`` is
+            of another network, other images or points.
         Interrupted: on SIGINT or SIGTERM, when the results so far are saved.
     """
+    if axes not in (1, 2):
+        raise InputError(f"no landscape with {axes} axes: give 1 for a line, 2 for a square")
     if points < 3 or points % 2 == 0:
         raise InputError(f"{points} points have no centre: give an odd number, at least 3")
     middle = points // 2
     steps = reach * np.arange(-middle, middle + 1) / middle  # exactly 0 in the middle
-    names = ["x", "y"][:axes]
-    grid = pd.DataFrame(itertools.product(seeds, *axes * [steps]), columns=["seed", *names])
-
+    grid = pd.DataFrame(itertools.product(seeds, *axes * [steps]), columns=["seed", "x", "y"][: axes + 1])
     model = unwrapped(model)
     directions = {seed: filter_normalised_directions(model, axes, seed) for seed in seeds}
     device = next(model.parameters()).device
@@ -131,8 +129,12 @@ def loss_landscape(
     moving = {name: weight for name, weight in probe.named_parameters() if weight.ndim > 1}
     centre = {name: weight.clone() for name, weight in moving.items()}
 
+    def at(seed: float, *point: float) -> dict[str, Tensor]:
+        moves = list(zip(point, directions[int(seed)], strict=True))
+        return {name: weight + sum(step * move[name] for step, move in moves) for name, weight in centre.items()}
+
     def measure(rows: pd.DataFrame) -> pd.DataFrame:
-        weights = [weights_at(centre, directions[int(seed)], point) for seed, *point in rows.itertuples(index=False)]
+        weights = [at(*row) for row in rows.itertuples(index=False)]
         if len(weights) > 1:
             stacked = {name: torch.stack([each[name] for each in weights]) for name in centre}
             return evaluate_each(probe, stacked, split, mean, precision)
@@ -148,30 +150,16 @@ def loss_landscape(
     )
 
 
-def weights_at(
-    centre: dict[str, Tensor], directions: list[dict[str, Tensor]], point: tuple[float, ...]
-) -> dict[str, Tensor]:
-    """Return ``centre`` + the sum of coordinate times direction, for the weights in ``centre``."""
-    return {
-        name: weight + sum(step * direction[name] for step, direction in zip(point, directions, strict=True))
-        for name, weight in centre.items()
-    }
-
-
 @torch.no_grad()
 def evaluate_each(
     model: nn.Module, weights: dict[str, Tensor], split: Split, mean: Tensor, precision: str
 ) -> pd.DataFrame:
-    """Evaluate one network with several sets of weights, all of them on each batch of images.
-
-    What :func:`resnet56.train.evaluate` does for each set in turn, with ``torch.func.vmap`` over the sets.
+    """Do what :func:`resnet56.train.evaluate` does for several sets of weights, all of them on each batch of images.
 
     Args:
         model: the network, in evaluation mode; it gives the parameters and running statistics not in ``weights``.
         weights: from a parameter's name to its values, ``(P, *shape)`` for P sets.
-        split: the images, on the model's device.
-        mean: the mean image of the training images, ``(3, 32, 32)``, on that device too.
-        precision: ``"fp32"`` or ``"bf16"``.
+        split, mean, precision: as for :func:`loss_landscape`; on the model's device.
 
     Returns:
         P rows, with ``loss`` (nats), ``error`` (percent).

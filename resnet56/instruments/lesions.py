@@ -81,9 +81,7 @@ def lesion_each(
         mean: the mean image of the training images, ``(3, 32, 32)``.
         recalibrate: training images ``(N, 3, 32, 32)`` as the network sees them, in one batch of a thousand or so. If
             given, each network is also evaluated with batch normalisation estimated again on them.
-        progress: show a progress bar.
-        partial: file from which an interrupted study goes on, see
-            :func:`resnet56.instruments.points.measure_each`.
+        progress, partial: see :func:`resnet56.instruments.points.measure_each`.
 
     Returns:
         A row for the whole network and one per block, with ``removed`` (name, empty for the whole network), ``count``
@@ -143,7 +141,7 @@ def _study(model, split, mean, sets, recalibrate, progress, partial) -> pd.DataF
             row = {"loss": score.loss, "error": score.error}
             if recalibrate is not None:
                 with undisturbed(model, training=True):  # it gives back the running statistics
-                    calibrate(model, recalibrate)
+                    calibrate(model, recalibrate.to(next(model.parameters()).device))
                     score = evaluate(model, split, mean)
                 row |= {"loss_recalibrated": score.loss, "error_recalibrated": score.error}
         return pd.DataFrame([row])
