@@ -1,5 +1,7 @@
 """Figures of training: what is drawn is what was recorded, or published."""
 
+import statistics
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -29,7 +31,7 @@ from resnet56.plots import (
     plot_views,
 )
 from resnet56.records.published import published
-from resnet56.records.runs import Run, runs_table, summarise
+from resnet56.records.runs import Run, runs_table
 from resnet56.records.suites import SUITES, Suite
 
 
@@ -114,15 +116,17 @@ def test_reproduce_draws_the_picture_of_its_suite(data_set, tmp_path, monkeypatc
 
 
 def summary_of(errors):
-    """What ``summarise`` gives for the test errors of ResNet-56, one for each seed."""
-    rows = [{"family": "resnet", "depth": 56, "seed": s, "train_error": e / 2, "test_error": e} for s, e in errors]
-    return summarise(pd.DataFrame(rows))
+    """What ``summarise`` gives for the test errors of ResNet-56, a seed each; training errors are half of them."""
+    spread = statistics.stdev(errors) if len(errors) > 1 else np.nan
+    row = {"family": "resnet", "depth": 56, "seeds": len(errors), "train_error": statistics.mean(errors) / 2}
+    row |= {"train_error_std": spread / 2, "test_error": statistics.mean(errors), "test_error_std": spread}
+    return pd.DataFrame([row])
 
 
 @pytest.mark.parametrize("plot", [plot_results, plot_depth_sweep])
 def test_two_seeds_are_two_dots_and_three_are_a_deviation(plot):
     for errors, dots in (([6.0, 7.0], [6.0, 7.0]), ([6.0, 7.0, 8.0], []), ([6.0], [])):
-        axis = plot(summary_of(enumerate(errors)), "noise").axes[-1]
+        axis = plot(summary_of(errors), "noise").axes[-1]
         scattered = [drawn for drawn in axis.collections if isinstance(drawn, PathCollection)]
         drawn = np.concatenate([drawn.get_offsets()[:, 1].compressed() for drawn in scattered])
         assert set(dots) <= set(drawn.round(9)) and (len(drawn) == 0) == (not dots)
@@ -219,7 +223,8 @@ def test_images_in_columns_of_their_class_and_small_classes_leave_gaps():
 
 
 def test_speeds_are_drawn_beside_the_bound():
-    rows = [{"loop": "textbook", "end_to_end": 100.0, "ratio": 1.0}, {"loop": "+", "end_to_end": 150.0, "ratio": 1.5}]
+    rows = [dict(loop="textbook", step=1.0, end_to_end=100.0, ratio=1.0)]
+    rows += [dict(loop="+", step=1.0, end_to_end=150.0, ratio=1.5)]
     about = {"arch": "resnet56", "batch_size": 128, "data": "noise", "hardware": {"name": "abacus"}}
     about |= {"matmul_gflops": 400.0, "image_gflop": 2.0}
     axis = plot_speeds(Bench(about, rows)).axes[0]
