@@ -294,7 +294,7 @@ def run_compare(options: argparse.Namespace) -> None:
     scratch = data_dir() / "tmp" if out.resolve() == (data_dir() / "runs").resolve() else out / ".tmp"
     with lock(record, "made", scratch):
         if record.exists():
-            raise InputError(f"{record} is there already and stays; see its figure, or give another --seed or --out")
+            raise InputError(f"{record} is there already and stays; move it away, or give another --seed or --out")
         result = compare(data, recipe, depth=depth, device=device)
         formats = {"train loss": "{:.3f}".format, "test accuracy": "{:.1f} %".format, "seconds": "{:,.0f}".format}
         print(f"\n{result.plain.label()}\n\n{result.table()[list(formats)].to_string(formatters=formats)}\n")

@@ -108,6 +108,8 @@ def compare(
         InputError: if the depth or the device cannot be had.
         Interrupted: on SIGINT or SIGTERM.
     """
+    if depth < 8:  # "resnet-8" is a name of ResNet-8
+        raise InputError(f"no network of depth {depth}: the smallest is 8")
     trainers, recorders = {}, {}
     with ExitStack() as stack:
         for arch in (f"plain{depth}", f"resnet{depth}"):

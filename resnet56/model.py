@@ -127,10 +127,11 @@ def parse_arch(arch: str) -> tuple[str, int]:
         raise InputError(f"unknown architecture {arch!r}: use plainN or resnetN, for example resnet56 or plain20")
     depth = int(match[2])
     if depth < 8 or (depth - 2) % 6:
-        lower = max(depth - (depth - 2) % 6, 8)
+        lower = depth - (depth - 2) % 6
+        nearest = f"the nearest are {lower} and {lower + 6}" if depth > 8 else "the smallest is 8"
         raise InputError(
             f"no network of depth {depth}: the depth must be 6n+2 (three stages of n two-layer blocks, "
-            f"plus the first and last layer); the nearest are {lower} and {lower + 6}"
+            f"plus the first and last layer); {nearest}"
         )
     return match[1], depth
 

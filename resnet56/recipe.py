@@ -59,7 +59,7 @@ class Recipe:
                 raise InputError(f"{name} must be {what}, not {getattr(self, name)!r}")
 
         if (self.iterations is None) == (self.epochs is None):
-            raise InputError("give either iterations or epochs")
+            raise InputError("give iterations or epochs, one of the two")
         for name in ("iterations", "batch_size", "warmup", "seed"):
             value = getattr(self, name)
             check(name, value is None or value % 1 == 0, "a whole number")

@@ -158,7 +158,7 @@ class Trainer:
         if not finite:
             raise NonFiniteLoss(
                 f"the {what} is no longer finite at step {step} of {self.total_steps}; "
-                f"train again with a learning rate below {self.recipe.lr:g}"
+                f"train again with a tenth of the learning rate, {self.recipe.lr / 10:g}"
             )
 
     def epoch_done(self, step: int | None = None) -> bool:

@@ -53,7 +53,7 @@ def test_the_command_prints_and_saves_the_table(quick, data_set, data_folder, mo
     printed = capsys.readouterr().out
     assert "textbook" in printed and "GFLOP/s" in printed and "64,000 steps" in printed
     assert load_bench("mine").rows == json.loads(out.read_text())["rows"]
-    with pytest.raises(InputError, match="not a table"):
+    with pytest.raises(InputError, match="no table of speeds"):
         load_bench("yours")
 
 
@@ -122,7 +122,7 @@ def test_what_cannot_be_compiled_is_left_out_in_a_line(data_set, monkeypatch):
 
 
 def test_a_batch_larger_than_the_data_is_refused_before_any_work(data_set):
-    with pytest.raises(InputError, match="a batch of 101 is larger than the training set of 100 images"):
+    with pytest.raises(InputError, match="a batch of 101 is larger than the training set: use up to 100"):
         bench(data_set, arch="resnet8", batch_size=101, device=CPU, progress=False)
 
 

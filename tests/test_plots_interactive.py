@@ -165,7 +165,7 @@ def test_no_text_ends_the_script_or_an_attribute():
 
 def test_what_was_not_recorded_is_named():
     plain, residual = recorded("plain20"), recorded("resnet20")
-    with pytest.raises(InputError, match="^the run of resnet20 has no recorded gradients$"):
+    with pytest.raises(InputError, match="^the run of resnet20 has no recorded gradients; .* records them$"):
         interactive_heatmaps("fig-x", [plain, dataclasses.replace(residual, gradients=None)])
     with pytest.raises(InputError, match="plain20 has not recorded 'colour'"):
         interactive_heatmaps("fig-x", [plain, residual], "colour")

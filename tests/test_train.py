@@ -83,8 +83,8 @@ def test_more_epochs_than_anyone_could_wait_for():
         (dict(lr=-0.1), "lr must be positive, not -0.1"),
         (dict(lr=float("nan")), "lr must be"),
         (dict(iterations=0), "iterations must be at least 1"),
-        (dict(iterations=None), "either iterations or epochs"),
-        (dict(epochs=3), "either iterations or epochs"),
+        (dict(iterations=None), "give iterations or epochs"),
+        (dict(epochs=3), "give iterations or epochs"),
         (dict(batch_size=0), "batch_size must be"),
         (dict(momentum=1.0), "momentum must be"),
         (dict(weight_decay=-1), "weight_decay must be"),
@@ -250,7 +250,7 @@ def test_divergence_is_seen_in_the_row_where_it_happens(split):
         if device_logs_late:
             trainer.device = torch.device("meta")  # as on a GPU, rows are written at the end of the epoch
         trainer._update = lambda draw, lr, trainer=trainer: torch.tensor([1.0 if trainer.step < 14 else torch.nan, 0.5])
-        with pytest.raises(NonFiniteLoss, match="the loss is no longer finite at step 20 of 30; .* below 0.05"):
+        with pytest.raises(NonFiniteLoss, match="the loss is no longer finite at step 20 of 30; .* 0.005$"):
             for _ in range(30):
                 trainer.take_step()
         assert [row["step"] for row in trainer.history] == [10] and trainer.history[0]["train_loss"] == 1.0

@@ -42,7 +42,8 @@ def load_data(name: str | None = None) -> DataSet:
     """
     name = name or os.environ.get("RESNET56_DATA") or "auto"
     if name not in NAMES:
-        raise InputError(f"unknown data set {name!r}: use one of {', '.join(NAMES)}")
+        source = " in RESNET56_DATA" if name == os.environ.get("RESNET56_DATA") else ""
+        raise InputError(f"unknown data set {name!r}{source}: use one of {', '.join(NAMES)}")
     if name == "shapes10":
         return _load_shapes10()
     names = ("cifar10", *COPIES) if name == "auto" else (name,)

@@ -104,7 +104,7 @@ def load_bench(name: str) -> Bench:
     try:
         return Bench(**json.loads(path.read_text()))
     except (OSError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not a table written by `resnet56 bench` ({error})") from error
+        raise InputError(f"{path} is no table of speeds ({error}); `resnet56 bench --out {path}` makes one") from error
 
 
 # --- The loops ----------------------------------------------------------------------------------------
@@ -209,7 +209,8 @@ def bench(
         InputError: if there is no such architecture.
     """
     if batch_size > len(data.train):
-        raise InputError(f"a batch of {batch_size} is larger than the training set of {len(data.train)} images")
+        count = len(data.train)
+        raise InputError(f"a batch of {batch_size} is larger than the training set: use up to {count}")
     makers = loops(data, arch, batch_size, device)
     with tqdm(total=(2 * rounds + 1) * len(makers), desc="bench", disable=not progress, dynamic_ncols=True) as bar:
         workers, left_out = _start(device, makers, bar)

@@ -34,7 +34,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         if device.index >= torch.cuda.device_count():
             raise InputError(
-                f"process {device.index} has no GPU: there are {torch.cuda.device_count()}; start no more processes"
+                f"process {device.index} has no GPU; give --nproc-per-node {torch.cuda.device_count()} at most"
             )
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

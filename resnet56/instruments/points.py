@@ -80,11 +80,12 @@ def measure_each(
 def _load_partial(path: Path, key: str) -> list[dict]:
     try:
         content = json.loads(path.read_text())
-        if content["key"] == key:
-            return content["results"]
-    except (OSError, KeyError, TypeError, ValueError):
-        pass
-    raise InputError(f"{path} holds part of another measurement, or is damaged; measure as it was begun, or delete it")
+        found, results = content["key"], content["results"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}, part of a measurement, is damaged ({error}); move it away to begin anew") from error
+    if found != key:
+        raise InputError(f"{path} holds part of another measurement; measure as it was begun, or move it away")
+    return results
 
 
 def digest(*tensors: Tensor) -> str:

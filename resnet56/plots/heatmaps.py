@@ -172,7 +172,7 @@ def check_recorded(runs: list[Run], quantity: str) -> None:
     """Raise :class:`resnet56.errors.InputError` for the first run that has not recorded ``quantity``."""
     for run in runs:
         if run.gradients is None or run.gradients.empty:
-            raise InputError(f"the run of {run.arch} has no recorded gradients")
+            raise InputError(f"the run of {run.arch} has no recorded gradients; `resnet56 compare` records them")
         recorded = run.gradients.drop(columns=["step", "depth", "layer", "stage"])
         recorded = recorded.columns[((recorded > 0) & (recorded < np.inf)).any()]
         if quantity not in recorded:
