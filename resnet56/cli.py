@@ -15,7 +15,7 @@ import torch
 
 from .comparison import compare, default_recipe
 from .data import DataSet, Split, evenly, split_train
-from .datasets import available_data, import_images, load_data
+from .datasets import import_images, load_data, survey_data
 from .devices import fast_precision, hardware, pick_device
 from .errors import InputError
 from .fast import Engine, fit_together
@@ -374,8 +374,10 @@ def run_measure(options: argparse.Namespace) -> None:
 
 def run_data_list(options: argparse.Namespace) -> None:
     """List the data sets at hand."""
-    for name in available_data():
-        print(name)
+    names, problems = survey_data()
+    print("\n".join(names))
+    for problem in problems:
+        print(f"not usable: {problem}", file=sys.stderr)
 
 
 def run_data_import(options: argparse.Namespace) -> None:

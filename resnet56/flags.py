@@ -69,8 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="List data sets, or import a copy of CIFAR-10.", description="Data sets.")
     commands = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _command(commands, "data list", "List the data sets that can be used without a download.")
-    sub = _command(commands, "data import", "Import a copy of CIFAR-10 kept as image files.")
-    forms = "folder with train/<class>/*.png|jpg and test/..., or a .tar, .tar.gz or .tar.xz of one"
+    sub = _command(commands, "data import", "Import CIFAR-10: its official files, or a copy kept as images.")
+    forms = (
+        "folder, .tar(.gz, .xz) or .zip: the official files (Python or binary), or train/<class>/*.png|jpg and test/..."
+    )
     sub.add_argument("path", type=Path, metavar="PATH", help=forms)
     return parser
 

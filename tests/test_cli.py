@@ -192,7 +192,15 @@ def test_help(command, capsys):
 
 def test_data_list(capsys):
     assert cli.main(["data", "list"]) == 0
-    assert capsys.readouterr().out == "shapes10\n"
+    assert capsys.readouterr() == ("shapes10\n", "")
+
+
+def test_data_list_names_what_is_damaged(data_folder, capsys):
+    (data_folder / "cifar-10-python.tar.gz").write_bytes(b"cut")
+    assert cli.main(["data", "list"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "shapes10\n" and printed.err.startswith("not usable: ")
+    assert "cifar-10-python.tar.gz" in printed.err and printed.err.count("\n") == 1
 
 
 def test_records_are_plain_json(data_folder):
