@@ -162,8 +162,8 @@ def _describe_suites(commands) -> None:
     sub = _command(commands, "reproduce", summary, flags)
     about = (
         "paper (the whole table, on a GPU), fast (the fast preset), laptop (two CPU cores, an evening), "
-        "ingredients (of the fast preset, on ResNet-8), rates (validation error against learning rate). Several "
-        "processes may work on one suite at once."
+        "ingredients (of the fast preset, on ResNet-8), rates (validation error against learning rate), treatments "
+        "(what cures plain-56). Several processes may work on one suite at once."
     )
     sub.add_argument("suite", choices=SUITES, metavar="SUITE", help=about)
     flags = {

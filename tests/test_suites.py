@@ -25,12 +25,16 @@ from resnet56 import (
     pixel_mean,
     train,
 )
+from resnet56.data import normalise
 from resnet56.devices import fast_precision
+from resnet56.instruments.diagnosis import diagnosis
 from resnet56.progress import OutOfTime
+from resnet56.recipe import LAPTOP
 from resnet56.records.files import lock
 from resnet56.records.measurement import load_measurement
 from resnet56.records.runs import Run, find_pretrained, reference_logits, runs_table, save_run, seal, summarise
 from resnet56.records.suites import SUITES, Suite, plan, reproduce
+from resnet56.treatments import TREATMENTS
 
 RECORDS = Path(__file__).parent.parent / "data" / "runs"
 PRECISION = fast_precision(torch.device("cpu"))
@@ -494,3 +498,43 @@ def test_the_ingredients_are_recorded_and_not_trained_again(data_set, tmp_path, 
         "large-batch-0.8",
         "large-batch-1.6",
     ]
+
+
+def test_treated_runs_are_trained_with_their_treatment_and_diagnosed_before_and_after(data_set, tmp_path, monkeypatch):
+    recipe = Recipe(iterations=8, batch_size=20, lr=0.05, schedule="one-cycle")
+    archs = {"untreated": "plain14", "dirac": "plain14", "strength-0.5": "resnet14"}
+    runs = {f"{name}-seed-0": (arch, recipe) for name, arch in archs.items()}
+    monkeypatch.setitem(SUITES, "tiny", Suite(runs, keep=False, treated=True))
+    with pytest.raises(OutOfTime):
+        run(data_set, tmp_path, time_limit=0)  # the diagnosis at the start survives an interruption
+    records, _ = run(data_set, tmp_path)
+    found = {load_run(record).about["treatment"]: load_run(record).about for record in records}
+    assert list(found) == list(archs)
+    rest, _ = hold_out(data_set.train, 10)
+    for name, arch in archs.items():
+        torch.manual_seed(0)
+        precise = dataclasses.replace(recipe, precision=PRECISION)
+        trainer = Engine(build_model(arch), rest, precise, "cpu", TREATMENTS[name][1]())
+        images = normalise(rest.pixels, trainer.batches.mean), rest.labels  # fewer than a probe batch: all of them
+        start, before = diagnosis(trainer.model, *images), trainer.model.conv1.weight.detach().clone().flatten()
+        trainer.take_step()
+        turned = [trainer.model.conv1.weight.detach().clone().flatten()]
+        fit(trainer, progress=False)
+        end = diagnosis(trainer.model, *images)
+        turned.append(trainer.model.conv1.weight.detach().flatten())
+        for when, expected, after in (("start", start, turned[0]), ("end", end, turned[1])):
+            recorded = found[name]["diagnosis"][when]
+            angle = math.degrees(math.acos(torch.cosine_similarity(before.double(), after.double(), dim=0)))
+            assert recorded.pop("angle") == pytest.approx(angle, rel=1e-3)
+            assert recorded == pytest.approx(expected, rel=1e-4)
+        score = evaluate(trainer.model, data_set.test, trainer.batches.mean, PRECISION)
+        assert found[name]["final"]["test_loss"] == pytest.approx(score.loss)
+    assert found["dirac"]["diagnosis"]["start"]["identity_distance"] < 0.1
+    assert found["untreated"]["diagnosis"]["start"]["identity_distance"] > 0.5
+
+
+def test_the_suite_of_treatments_has_all_of_them_twice():
+    jobs = SUITES["treatments"].runs
+    assert len(jobs) == 2 * len(TREATMENTS) and SUITES["treatments"].treated
+    for name, (arch, changes) in (("clip", ("plain56", {})), ("adam", ("plain56", {"lr": 0.001, "momentum": 0.0}))):
+        assert jobs[f"{name}-seed-1"] == (arch, dataclasses.replace(LAPTOP, seed=1, **changes))

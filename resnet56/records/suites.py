@@ -1,5 +1,6 @@
 """Suites: the recorded runs of the book, planned, trained, continued and recorded by one command."""
 
+import copy
 import dataclasses
 import fnmatch
 import math
@@ -19,9 +20,11 @@ from ..errors import InputError
 from ..fast import fit_together
 from ..fast.engine import Engine
 from ..gradients import GradientRecorder
+from ..instruments.diagnosis import diagnosis, turning_angles
 from ..model import build_model, parse_arch
 from ..recipe import FAST, LAPTOP, PAPER, Recipe
 from ..train import evaluate
+from ..treatments import TREATMENTS
 from .checkpoint import Checkpoint, resume
 from .files import InProgress, check_writable, data_dir, lock, new_folder
 from .runs import Run, commit, describe_run, load_run, save_run
@@ -39,10 +42,12 @@ class Suite:
     Attributes:
         runs: architecture and recipe by name, in the order in which they are wanted.
         keep: whether gradients and weights are kept, of seed 0.
+        treated: whether each run is called by its treatment, which is diagnosed before and after training.
     """
 
     runs: dict[str, tuple[str, Recipe]]
     keep: bool = True
+    treated: bool = False
 
 
 def _seeds(recipe: Recipe, archs: tuple[str, ...], seeds: range, **others: Recipe) -> dict[str, tuple[str, Recipe]]:
@@ -83,6 +88,15 @@ def _rates() -> dict[str, tuple[str, Recipe]]:
     }
 
 
+def _treatments() -> dict[str, tuple[str, Recipe]]:
+    """Return every treatment, under the recipe of the suite ``laptop`` but for what it needs of its own."""
+    return {
+        f"{name}-seed-{seed}": (arch, dataclasses.replace(LAPTOP, seed=seed, **changes))
+        for seed in range(2)
+        for name, (arch, _, changes) in TREATMENTS.items()
+    }
+
+
 SUITES = {
     "paper": Suite(
         _seeds(PAPER, ("plain56", "resnet56"), range(5))
@@ -101,6 +115,7 @@ SUITES = {
     ),
     "ingredients": Suite(_ingredients(), keep=False),
     "rates": Suite(_rates(), keep=False),
+    "treatments": Suite(_treatments(), keep=False, treated=True),
 }
 
 
@@ -114,6 +129,7 @@ class Job:
         record: the folder that its record takes.
         checkpoint: the file that it is saved to until then.
         keep: whether its gradients and weights are kept.
+        treatment: a name in ``TREATMENTS``; None for none.
     """
 
     arch: str
@@ -121,6 +137,7 @@ class Job:
     record: Path
     checkpoint: Path
     keep: bool
+    treatment: str | None = None
 
     @property
     def name(self) -> str:
@@ -152,7 +169,9 @@ def plan(
     for name, (arch, recipe) in SUITES[suite].runs.items():
         recipe = dataclasses.replace(recipe, precision=precision, **length)
         keep = SUITES[suite].keep and recipe.seed == 0
-        jobs.append(Job(arch, recipe, out / "runs" / folder / name, out / "checkpoints" / folder / f"{name}.pt", keep))
+        record, checkpoint = out / "runs" / folder / name, out / "checkpoints" / folder / f"{name}.pt"
+        treatment = name.rsplit("-seed-", 1)[0] if SUITES[suite].treated else None
+        jobs.append(Job(arch, recipe, record, checkpoint, keep, treatment))
     return jobs
 
 
@@ -296,8 +315,7 @@ def _train(
     trainers, recorders, checkpoints = {}, {}, {}
     with ExitStack() as stack:
         for job in jobs:
-            torch.manual_seed(job.recipe.seed)
-            trainer = Engine(build_model(job.arch), train, job.recipe, device)
+            trainer = _begin(job, train, device)
             if job.keep:
                 images = evenly(train, PROBE)
                 probe = normalise(images.pixels, trainer.batches.mean), images.labels
@@ -313,7 +331,33 @@ def _train(
         test = evaluate(trainer.model, data.test.to(device), trainer.batches.mean, job.recipe.precision)
         say(f"{job.name}: test error {test.error:.2f} %")
         about = describe_run(trainer, arch=job.arch, shortcut="A", data=data, validation=len(validation), test=test)
+        if job.treatment:
+            about |= {"treatment": job.treatment, "diagnosis": _diagnose(job, trainer, train)}
         gradients = recorders[job.name].table() if job.keep else None
         with new_folder(job.record, scratch) as folder:
             save_run(folder, Run(about, pd.DataFrame(trainer.history), gradients), trainer if job.keep else None)
         job.checkpoint.unlink()
+
+
+def _begin(job: Job, train: Split, device: torch.device) -> Engine:
+    """Return the trainer of a run, before its first step."""
+    torch.manual_seed(job.recipe.seed)
+    treatment = TREATMENTS[job.treatment][1]() if job.treatment else None
+    return Engine(build_model(job.arch), train, job.recipe, device, treatment)
+
+
+def _diagnose(job: Job, trained: Engine, train: Split) -> dict[str, dict[str, float]]:
+    """Diagnose a treated network at the ``start`` and at the ``end``, on the images of the probe batch.
+
+    Beside what :func:`resnet56.instruments.diagnosis.diagnosis` tells: ``angle``, by how many degrees the first layer
+    has turned, at the start by the first step, at the end by all.
+    """
+    fresh = _begin(job, train, trained.device)
+    images = evenly(train, PROBE)
+    batch = normalise(images.pixels, trained.batches.mean), images.labels
+    found = {"start": diagnosis(fresh.model, *batch), "end": diagnosis(trained.model, *batch)}
+    initial = copy.deepcopy(fresh.model.state_dict())
+    fresh.take_step()
+    for when, model in (("start", fresh.model), ("end", trained.model)):
+        found[when]["angle"] = turning_angles(initial, model.state_dict())["angle"].iloc[0]
+    return found
