@@ -265,7 +265,7 @@ def test_part_of_other_lesions_is_refused(split, tmp_path):
     mean, partial = pixel_mean(split), tmp_path / "partial.json"
     model = build_model("resnet8")
     partial.write_text("{}")
-    with pytest.raises(InputError, match="another measurement"):
+    with pytest.raises(InputError, match="part of a measurement, is damaged"):
         lesion_each(model, split, mean, progress=False, partial=partial)
 
 
