@@ -10,7 +10,7 @@ import sys
 import pdf
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
-from resnet56.files import write_file
+from resnet56.records.files import write_file
 
 from resnet56.errors import InputError
 
