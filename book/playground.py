@@ -10,9 +10,9 @@ import sys
 import pdf
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
-from resnet56.records.files import write_file
 
 from resnet56.errors import InputError
+from resnet56.records.files import write_file
 
 STATIC = pdf.ROOT / "book" / "_static"
 PAGE = pdf.HTML / "book" / "playground.html"
