@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from conftest import coloured
 from PIL import Image
 
 from resnet56 import InputError, Recipe, build_model, cli, evaluate, hold_out, load_run
@@ -32,22 +33,14 @@ TRAIN = ["train", "--arch", "resnet8", "--iterations", str(STEPS), "--lr", "0.05
 NAME = f"resnet8-shapes10-{STEPS}-steps-seed-0"
 
 
-def colours(count: int, wrong) -> Split:
-    """Images of one colour for each class, with some noise; those of ``wrong`` have the colour of the next class."""
-    palette = torch.tensor([[r, g, b] for r in (0, 110, 220) for g in (0, 110, 220) for b in (0, 220)])[:10]
-    labels = torch.arange(count) % 10
-    shown = labels.clone()
-    shown[wrong] = (labels[wrong] + 1) % 10
-    noise = torch.randint(0, 30, (count, 3, 32, 32), generator=torch.Generator().manual_seed(count))
-    return Split((palette[shown][:, :, None, None] + noise).to(torch.uint8), labels)
-
-
 def separated() -> DataSet:
     """Make a data set where training, validation and test images have errors of 0, 25 and 42 %."""
     index = Split(torch.arange(200).view(-1, 1, 1, 1), torch.arange(200) % 10)
     held_out = hold_out(index, 20)[1].pixels.flatten()
     classes = tuple("abcdefghij")
-    return DataSet("shapes10", "colours", classes, colours(200, held_out[:5]), colours(50, torch.arange(21)), "5" * 64)
+    return DataSet(
+        "shapes10", "colours", classes, coloured(200, held_out[:5]), coloured(50, torch.arange(21)), "5" * 64
+    )
 
 
 @pytest.fixture(autouse=True)
