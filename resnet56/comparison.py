@@ -25,12 +25,7 @@ DEFAULTS = {"cpu": (250, 0.02), "mps": (1000, 0.02), "cuda": (4000, 0.1)}
 
 @dataclass(frozen=True)
 class Comparison:
-    """A plain and a residual network trained alike.
-
-    Attributes:
-        plain: the run of the plain network.
-        residual: the run of the residual network.
-    """
+    """The runs of a plain and a residual network that were trained alike."""
 
     plain: Run
     residual: Run
@@ -38,23 +33,20 @@ class Comparison:
     def table(self) -> pd.DataFrame:
         """Return a row per network: training loss (nats), training error, test error, test accuracy (%), seconds.
 
-        The training figures are those of the last row of the history: means over the augmented batches of
-        the last few steps.
+        The training figures are means over the augmented batches of the last few steps.
         """
-        rows = []
-        for run in (self.plain, self.residual):
-            final = run.about["final"]
-            rows.append(
-                {
-                    "network": run.arch,
-                    "train loss": final["train_loss"],
-                    "train error": final["train_error"],
-                    "test error": final["test_error"],
-                    "test accuracy": 100 - final["test_error"],
-                    "seconds": run.about["seconds"],
-                }
-            )
-        return pd.DataFrame(rows).set_index("network")
+        finals = [(run, run.about["final"]) for run in (self.plain, self.residual)]
+        rows = {
+            run.arch: {
+                "train loss": final["train_loss"],
+                "train error": final["train_error"],
+                "test error": final["test_error"],
+                "test accuracy": 100 - final["test_error"],
+                "seconds": run.about["seconds"],
+            }
+            for run, final in finals
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("network")
 
 
 def load_comparison(name: str) -> Comparison:
@@ -88,21 +80,11 @@ def compare(
     record_every: int = 10,
     progress: bool = True,
 ) -> Comparison:
-    """Train a plain and a residual network with the same seed, data order and recipe, in turn, ten steps at a time.
+    """Train a plain and a residual network of one ``depth`` with one recipe, in turn, ten steps at a time.
 
-    Both start from the very same weights, see the very same augmented images, and are evaluated once on the
-    test images, at the end. They train on all training images: nothing is chosen, so nothing is held out.
-
-    Args:
-        data: the data set.
-        recipe: for both.
-        depth: 6n+2.
-        device: where to train.
-        record_every: gradients are recorded each so many steps.
-        progress: show two progress bars.
-
-    Returns:
-        Both runs, with their histories and gradient norms.
+    Both start from the very same weights, see the very same augmented images, and are evaluated once on the test
+    images, at the end. They train on all training images: nothing is chosen, so nothing is held out. Gradients are
+    recorded each ``record_every`` steps.
 
     Raises:
         InputError: if the depth or the device cannot be had.

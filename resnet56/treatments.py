@@ -1,8 +1,7 @@
 """Treatments: what is done to a plain network to cure it, or to a residual one to make it ill (chapter "Treatments").
 
-A treatment changes a network before training, or takes part in each step: it may scale the learning rate, change the
-gradients before the optimizer sees them, or the weights afterwards. It is given to a :class:`resnet56.train.Trainer`
-(or the engine), which calls its methods; all of them do nothing unless a treatment says otherwise.
+A treatment changes a network before training, or takes part in each step. A :class:`resnet56.train.Trainer` (or the
+engine), to which it is given, calls its methods; they do nothing unless a treatment says otherwise.
 """
 
 import math
@@ -139,9 +138,7 @@ class Dirac(Treatment):
 class Shortcuts(Treatment):
     """Shortcuts of another strength s, ``y = ReLU(F(x) + s x)``, in a residual network.
 
-    Args:
-        strength: a number, or a function of the progress from 0 to 1.
-        stages: the stages that have shortcuts at all; the blocks of others are plain.
+    The strength is a number, or a function of the progress from 0 to 1; blocks of other ``stages`` are plain.
     """
 
     def __init__(self, strength=1.0, stages: tuple[str, ...] = STAGES):

@@ -173,7 +173,7 @@ def test_each_treatment_is_resumed_with_the_same_bits(split, name):
     torch.manual_seed(recipe.seed)
     second = Trainer(build_model(arch), split, recipe, "cpu", treatment())
     second.load_state_dict(first.state_dict())
-    fit(second, progress=False)
+    fit(second)
     assert same_bits(whole, second)
     if treatment is not Treatment and name not in ("strength-1.0", "clip"):
         assert not same_bits(whole, train(split, None, arch, recipe))
