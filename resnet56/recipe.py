@@ -1,13 +1,23 @@
 """Recipes: how a network is trained, as data (chapter "Training in full")."""
 
-import math
 from dataclasses import dataclass
 
 from .errors import InputError
 
 PRECISIONS = ("fp32", "bf16")
 SCHEDULES = ("step", "one-cycle")
-LONGEST, HIGHEST_LR = 10**9, 1000  # steps of a run, and its rate: beyond is a slip of the keyboard
+LONGEST = 10**9  # steps of a run
+RANGES = {  # what makes sense; beyond is a slip of the keyboard
+    "iterations": (1, LONGEST),
+    "epochs": (1e-6, 10**6),
+    "batch_size": (1, 10**6),
+    "lr": (1e-30, 1000),
+    "warmup": (0, LONGEST),
+    "momentum": (0.0, 0.9999),
+    "weight_decay": (0.0, 1),
+    "label_smoothing": (0.0, 0.9999),
+    "seed": (0, 2**32 - 1),
+}
 PEAK = 0.25  # where in a one-cycle run the learning rate is highest
 
 
@@ -44,21 +54,13 @@ class Recipe:
 
         if (self.iterations is None) == (self.epochs is None):
             raise InputError("give iterations or epochs, one of the two")
-        for name in ("iterations", "batch_size", "warmup", "seed"):
-            value = getattr(self, name)
-            check(name, value is None or value % 1 == 0, "a whole number")
-        check("iterations", self.iterations is None or 1 <= self.iterations <= LONGEST, f"from 1 to {LONGEST:,}")
-        check("epochs", self.epochs is None or 0 < self.epochs < math.inf, "positive")
-        check("batch_size", self.batch_size >= 1, "at least 1")
-        check("lr", 0 < self.lr <= HIGHEST_LR, f"above 0 and at most {HIGHEST_LR:,}")
+        for name, (low, high) in RANGES.items():
+            value, whole = getattr(self, name), isinstance(low, int)
+            fits = value is None or (low <= value <= high and not (whole and value % 1))
+            check(name, fits, f"{'a whole number ' * whole}from {low:,} to {high:,}")
         check("schedule", self.schedule in SCHEDULES, " or ".join(SCHEDULES))
         check("milestones", all(0 < m < 1 for m in self.milestones), "fractions of the run, between 0 and 1")
-        check("warmup", self.warmup >= 0, "zero or positive")
         check("warmup", self.warmup == 0 or self.schedule == "step", "0 for a one-cycle schedule, which starts low")
-        check("momentum", 0 <= self.momentum < 1, "from 0 up to, not including, 1")
-        check("weight_decay", 0 <= self.weight_decay <= 1, "from 0 to 1")
-        check("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 up to, not including, 1")
-        check("seed", 0 <= self.seed < 2**32, "from 0 to 4,294,967,295")
         check("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS))
 
     def total_steps(self, images: int) -> int:

@@ -45,19 +45,16 @@ class Trainer:
     """A network in training: all that the next step needs. This is the plain loop.
 
     Args:
-        model: the network; it is moved to ``device``.
+        model: the network; it is moved to ``device``, a name for :func:`resnet56.devices.pick_device` or a device.
         train: the training images.
         recipe: how to train.
-        device: where, a name for :func:`resnet56.devices.pick_device` or a device.
         treatment: what is done to the network before training and at each step; nothing if None.
 
     Attributes:
-        step: number of steps taken, of ``total_steps``.
         history: a dict each ``LOG_EVERY`` steps and at the end of each epoch: ``step`` (steps taken so far), ``epoch``,
             ``lr`` (of the last of these steps), ``train_loss`` (nats, with the recipe's label smoothing) and
-            ``train_error`` (percent), means over the augmented batches of these steps; from :meth:`validate` also
-            ``validation_loss`` and ``validation_error``. Off the CPU the rows of an epoch are there at its end, so that
-            the device is not waited for in between.
+            ``train_error`` (percent), means over the augmented batches of these steps. Off the CPU the rows of an epoch
+            are there at its end, so that the device is not waited for in between.
         recorders: who looks on, such as :class:`resnet56.gradients.GradientRecorder`: each step is taken in the context
             ``recorder.at_step(step)``. What they recorded is part of the state.
     """
@@ -156,9 +153,7 @@ class Trainer:
         return function
 
     def state_dict(self) -> dict:
-        """Return what :meth:`load_state_dict` needs to go on from here.
-
-        The order of the images and their augmentation are functions of the seed and the step.
+        """Return what :meth:`load_state_dict` needs to go on from here; batches are functions of seed and step.
 
         Raises:
             NonFiniteLoss: if a weight, a running statistic or a loss is not finite: a broken run is never saved.
@@ -177,10 +172,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from where :meth:`state_dict` was called, on this trainer or another of the same network and recipe.
-
-        Recorders that look on take over what those of then had recorded, in the order in which they came.
-        """
+        """Go on from where :meth:`state_dict` was called, on this trainer or another of the same network and recipe."""
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         for parameter, momentum in zip(self.model.parameters(), state["momentum"], strict=True):

@@ -16,7 +16,7 @@ class Treatment:
     """No treatment: the methods that others override."""
 
     def start(self, model: nn.Module) -> None:
-        """Change the fresh network; called once, when the trainer is made, before a checkpoint is loaded."""
+        """Change the fresh network, when the trainer is made, before a checkpoint is loaded."""
 
     def before_step(self, model: nn.Module, progress: float) -> float:
         """Prepare a step; ``progress`` goes from 0 to 1 over the run. Returns the factor of the learning rate."""
@@ -39,9 +39,6 @@ class Treatment:
 def weights(model: nn.Module) -> list[nn.Parameter]:
     """Return the weights of convolutions and linear layers, from input to output; no biases, no normalisation."""
     return [parameter for parameter in model.parameters() if parameter.ndim > 1]
-
-
-# --- Against the explosion ----------------------------------------------------------------------------
 
 
 class Warmup(Treatment):
@@ -117,9 +114,6 @@ class Adam(Treatment):
         torch._foreach_copy_(self.means + self.squares, state["means"] + state["squares"])
 
 
-# --- Towards the identity -----------------------------------------------------------------------------
-
-
 class Dirac(Treatment):
     """Each convolution of a block hands on its input: 1 at the kernel's centre (Zagoruyko & Komodakis 2017).
 
@@ -162,9 +156,6 @@ def faded(progress: float) -> float:
 def switched_on(progress: float) -> float:
     """Return 0 in the first fifth of the run, then 1."""
     return float(progress >= 0.2)
-
-
-# --- The other side -----------------------------------------------------------------------------------
 
 
 class BranchGain(Treatment):
