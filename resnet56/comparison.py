@@ -35,18 +35,11 @@ class Comparison:
 
         The training figures are means over the augmented batches of the last few steps.
         """
-        finals = [(run, run.about["final"]) for run in (self.plain, self.residual)]
-        rows = {
-            run.arch: {
-                "train loss": final["train_loss"],
-                "train error": final["train_error"],
-                "test error": final["test_error"],
-                "test accuracy": 100 - final["test_error"],
-                "seconds": run.about["seconds"],
-            }
-            for run, final in finals
-        }
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("network")
+        table = pd.DataFrame({run.arch: run.about["final"] for run in (self.plain, self.residual)}).T
+        table["test accuracy"] = 100 - table["test_error"]
+        table["seconds"] = [run.about["seconds"] for run in (self.plain, self.residual)]
+        table = table.drop(columns="test_loss").rename(columns=lambda name: name.replace("_", " "))
+        return table.rename_axis("network")
 
 
 def load_comparison(name: str) -> Comparison:
@@ -100,9 +93,10 @@ def compare(
             recorders[arch] = stack.enter_context(GradientRecorder(trainers[arch], record_every))
         fit_together(trainers, progress=progress)
 
-    runs = []
-    for arch, trainer in trainers.items():
+    def run(arch: str) -> Run:
+        trainer = trainers[arch]
         test = evaluate(trainer.model, data.test, trainer.batches.mean, recipe.precision)
         about = describe_run(trainer, arch=arch, shortcut="A", data=data, validation=0, test=test)
-        runs.append(Run(about, pd.DataFrame(trainer.history), recorders[arch].table()))
-    return Comparison(*runs)
+        return Run(about, pd.DataFrame(trainer.history), recorders[arch].table())
+
+    return Comparison(*map(run, trainers))

@@ -312,7 +312,8 @@ def test_each_split_has_an_error_of_its_own(split):
     calls = []
     trainer.model.fc.register_forward_hook(lambda module, inputs, output: calls.append((module.training, len(output))))
     other = split[torch.arange(0, 100, 3)]
-    for train in (fit, lambda trainer, validation: fit_together({"run": trainer}, validation=validation, progress=False)):
+    together = functools.partial(fit_together, progress=False)
+    for train in (fit, lambda trainer, validation: together({"run": trainer}, validation=validation)):
         trainer.step, trainer.history = 0, []
         calls.clear()
         train(trainer, validation=other)
