@@ -129,6 +129,10 @@ class Dirac(Treatment):
                 nn.init.dirac_(convolution.weight[extra // 2 : convolution.out_channels - extra // 2])
 
 
+class DiracAndClip(Dirac, Clip):
+    """Both at once: each block hands on its input, and no gradient is longer than 1."""
+
+
 class Shortcuts(Treatment):
     """Shortcuts of another strength s, ``y = ReLU(F(x) + s x)``, in a residual network.
 
@@ -191,6 +195,7 @@ TREATMENTS = {
     "keep-length": ("plain56", KeepLength, {}),
     "adam": ("plain56", Adam, {"lr": 0.001, "momentum": 0.0}),
     "dirac": ("plain56", Dirac, {}),
+    "dirac-clip": ("plain56", DiracAndClip, {}),
     **{f"strength-{s}": ("resnet56", lambda s=s: Shortcuts(s), {}) for s in (0.0, 0.25, 0.5, 0.75, 1.0)},
     **{f"only-{stage}": ("resnet56", lambda stage=stage: Shortcuts(1.0, (stage,)), {}) for stage in STAGES},
     "faded": ("resnet56", lambda: Shortcuts(faded), {}),
