@@ -64,11 +64,7 @@ class Recipe:
         check("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS))
 
     def total_steps(self, images: int) -> int:
-        """Return the length of the run, in steps, on a training set of ``images`` images.
-
-        Raises:
-            InputError: if so many epochs are more steps than anyone could wait for.
-        """
+        """Return the length of the run, in steps, on so many ``images``; an InputError if nobody could wait for it."""
         if self.iterations is not None:
             return self.iterations
         steps = self.epochs * (images // self.batch_size)

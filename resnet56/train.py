@@ -153,11 +153,7 @@ class Trainer:
         return function
 
     def state_dict(self) -> dict:
-        """Return what :meth:`load_state_dict` needs to go on from here; batches are functions of seed and step.
-
-        Raises:
-            NonFiniteLoss: if a weight, a running statistic or a loss is not finite: a broken run is never saved.
-        """
+        """Return what :meth:`load_state_dict` needs to go on; a broken run is never saved, see :exc:`NonFiniteLoss`."""
         values = [value for value in self.model.state_dict().values() if value.is_floating_point()]
         finite = torch.stack([value.isfinite().all() for value in values + self._unread])
         self._check_finite(bool(finite.all()), "loss or a weight", self.step)
