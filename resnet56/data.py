@@ -65,15 +65,17 @@ def make_data_set(name: str, title: str, classes: tuple[str, ...], arrays: list)
     return DataSet(name, title, tuple(classes), Split(*tensors[:2]), Split(*tensors[2:]), digest.hexdigest())
 
 
-def hold_out(split: Split, count: int, seed: int = 0) -> tuple[Split, Split]:
+def hold_out(split: Split, count: int, seed: int = 0) -> tuple[Split, Split | None]:
     """Split off ``count`` images for validation, as many of each class, chosen at random by ``seed``.
 
     The paper fixed its schedule on a split of CIFAR-10's training images into 45,000 and 5,000 (section 4.2). Returns
-    the rest and what was held out, each in the order of ``split``.
+    the rest and what was held out, each in the order of ``split``; all and None for a count of 0.
 
     Raises:
         InputError: if ``count`` is not a multiple of the number of classes, or would use a class up.
     """
+    if count == 0:
+        return split, None
     labels = split.labels.cpu()
     sizes = labels.bincount()
     classes = len(sizes)
@@ -88,11 +90,6 @@ def hold_out(split: Split, count: int, seed: int = 0) -> tuple[Split, Split]:
         members = (labels == label).nonzero().flatten()
         held[members[torch.randperm(len(members), generator=generator)[: count // classes]]] = True
     return split[~held], split[held]
-
-
-def split_train(data: DataSet, validation: int) -> tuple[Split, Split | None]:
-    """Return the images to train on and to validate on, None if ``validation`` is 0."""
-    return hold_out(data.train, validation) if validation else (data.train, None)
 
 
 def evenly(split: Split, count: int) -> Split:

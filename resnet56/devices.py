@@ -44,6 +44,11 @@ def fast_precision(device: torch.device) -> str:
     return "bf16" if fast else "fp32"
 
 
+def autocast(device: torch.device, precision: str):
+    """Return a context in which layers compute in bfloat16, if ``precision`` is ``"bf16"``."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 def hardware(device: torch.device) -> dict:
     """Describe the device: its ``type``, its ``name``, and for a CPU the number of ``threads`` in use."""
     if device.type == "cuda":

@@ -9,11 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
-from torch.nn import functional as F
 
 from .errors import InputError
-from .layers import responses, stage_of, undisturbed, unwrapped, weighted_layers
-from .train import autocast
+from .layers import stage_of, unwrapped, weighted_layers
+from .observe import output_gradient_norms
 
 if TYPE_CHECKING:
     from .train import Trainer
@@ -154,33 +153,3 @@ def _check_layers(layers: list[tuple[str, nn.Module]]) -> None:
             raise InputError(f"{name} computes its weight at each pass (pruned or parametrised): it has no gradient")
     if not any(module.weight.requires_grad for _, module in layers):
         raise InputError("nothing to record: no convolution or linear layer whose weight requires a gradient")
-
-
-def output_gradient_norms(model: nn.Module, images: Tensor, labels: Tensor, precision: str = "fp32") -> Tensor:
-    """Measure the gradient of the loss at every layer's output: after normalisation, before the nonlinearity.
-
-    The network, any from images to logits ``(N, classes)``, runs in training mode, so batch normalisation uses the
-    statistics of this batch; its running statistics and the gradients of its weights are left as they are.
-
-    Returns:
-        ``(layers,)``, for each of :func:`resnet56.layers.weighted_layers` the L2 norm of the gradient of the mean loss,
-        over all images, pixels, channels and uses of the layer; not a number where the loss does not need it.
-
-    Raises:
-        InputError: if the network gives no logits.
-    """
-    model = unwrapped(model)
-    with torch.enable_grad(), undisturbed(model, training=True), responses(model) as found:
-        images = images.detach().clone().requires_grad_()  # so that there is a gradient behind frozen layers, too
-        with autocast(images.device, precision):
-            logits = model(images.clone())
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise InputError(f"{type(model).__name__} gives no logits (N, classes), which the loss needs")
-        loss = F.cross_entropy(logits.float(), labels)
-        outputs = [output for uses in found.values() for output in uses]
-        gradients = iter(torch.autograd.grad(loss, outputs, allow_unused=True))
-    norms = []
-    for uses in found.values():
-        squares = [g.float().square().sum() for g in (next(gradients) for _ in uses) if g is not None]
-        norms.append(sum(squares).sqrt().to(loss.device) if squares else loss.new_full((), torch.nan))
-    return torch.stack(norms)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .data import Batches, Split, normalise
-from .devices import pick_device
-from .layers import undisturbed
+from .devices import autocast, pick_device
+from .errors import NonFiniteLoss
+from .observe import undisturbed
 from .recipe import Recipe
 from .treatments import Treatment
 
@@ -35,10 +36,6 @@ class Score:
     def accuracy(self) -> float:
         """Share of images classified correctly, in percent."""
         return 100 - self.error
-
-
-class NonFiniteLoss(ArithmeticError):
-    """The loss or a weight became infinite or not a number; training stopped."""
 
 
 class Trainer:
@@ -194,11 +191,6 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
         spared = not recipe.decay_all and parameter.ndim < 2  # a bias, or of batch normalisation
         groups[spared]["params"].append(parameter)
     return [group for group in groups if group["params"]]
-
-
-def autocast(device: torch.device, precision: str):
-    """Return a context in which layers compute in bfloat16, if ``precision`` is ``"bf16"``."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def fit(trainer: Trainer, validation: Split | None = None) -> pd.DataFrame:

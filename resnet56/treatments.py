@@ -184,26 +184,3 @@ class DeltaOrthogonal(Treatment):
             elif isinstance(module, nn.Conv2d):
                 module.weight.zero_()
                 nn.init.orthogonal_(module.weight[:, :, 1, 1], gain=math.sqrt(2))
-
-
-#: By the name of each treatment, the network that is treated, the treatment, and what else its recipe needs.
-TREATMENTS = {
-    "untreated": ("plain56", Treatment, {}),
-    "warmup": ("plain56", Warmup, {}),
-    "clip": ("plain56", Clip, {}),
-    "layerwise": ("plain56", LayerwiseSteps, {}),
-    "keep-length": ("plain56", KeepLength, {}),
-    "adam": ("plain56", Adam, {"lr": 0.001, "momentum": 0.0}),
-    "dirac": ("plain56", Dirac, {}),
-    "dirac-clip": ("plain56", DiracAndClip, {}),
-    **{f"strength-{s}": ("resnet56", lambda s=s: Shortcuts(s), {}) for s in (0.0, 0.25, 0.5, 0.75, 1.0)},
-    **{f"only-{stage}": ("resnet56", lambda stage=stage: Shortcuts(1.0, (stage,)), {}) for stage in STAGES},
-    "faded": ("resnet56", lambda: Shortcuts(faded), {}),
-    "switched-on": ("resnet56", lambda: Shortcuts(switched_on), {}),
-    "zero-gain": ("resnet56", lambda: BranchGain(0.0), {}),
-    "gain-3": ("resnet56", lambda: BranchGain(3.0), {}),
-    "gain-10": ("resnet56", lambda: BranchGain(10.0), {}),
-    "delta-orthogonal": ("plain56", DeltaOrthogonal, {"lr": 0.01}),
-    "plain20": ("plain20", Treatment, {}),
-    "resnet20": ("resnet20", Treatment, {}),
-}

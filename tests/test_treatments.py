@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from resnet56 import Engine, Recipe, Trainer, build_model, fit
 from resnet56.layers import basic_blocks
+from resnet56.records.suites import TREATMENTS  # fmt: skip
 from resnet56.treatments import (
-    TREATMENTS,
     Adam,
     BranchGain,
     Clip,
@@ -26,7 +26,7 @@ from resnet56.treatments import (
     faded,
     switched_on,
     weights,
-)  # fmt: skip
+)
 
 RECIPE = Recipe(iterations=6, batch_size=20, lr=0.05, seed=4)
 

@@ -25,9 +25,9 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Split
-from ..devices import accounted
+from ..devices import accounted, autocast
 from ..recipe import Recipe
-from ..train import Trainer, autocast, parameter_groups
+from ..train import Trainer, parameter_groups
 from ..treatments import Treatment
 from .distributed import rank, total, world_size
 
