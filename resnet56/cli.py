@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from .comparison import compare, default_recipe
-from .data import DataSet, Split, evenly, hold_out
+from .data import DataSet, Split, hold_out
 from .datasets import import_images, load_data, survey_data
 from .devices import fast_precision, hardware, pick_device
 from .errors import InputError, NonFiniteLoss
@@ -22,6 +22,7 @@ from .fast import Engine, fit_together
 from .fast.distributed import first_process_first, process_group, rank, under_torchrun, world_size
 from .flags import LIMITS, RECIPE_FLAGS, build_parser, check_numbers, refuse
 from .model import build_model, parse_arch
+from .observe import evenly
 from .progress import Interrupted, OutOfTime
 from .recipe import PRESETS, Recipe
 from .records.checkpoint import Checkpoint, extend, find_record, load_checkpoint, resume

@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import register_multi_grad_hook
 
 from .errors import InputError
 from .layers import stage_of, unwrapped, weighted_layers
-from .observe import output_gradient_norms
+from .observe import BackwardPasses, check_gradients, output_gradient_norms
 
 if TYPE_CHECKING:
     from .train import Trainer
@@ -52,29 +51,29 @@ class GradientRecorder:
         self.trainer = None if isinstance(network, nn.Module) else network
         self.model = unwrapped(self.trainer.model if self.trainer else network)
         self.layers = weighted_layers(self.model)
-        _check_layers(self.layers)
+        check_gradients(self.layers)
         self.every = every
         self.device = self.layers[0][1].weight.device
         self.probe = tuple(part.to(self.device) for part in probe) if probe else None
         if self.probe:
             output_gradient_norms(self.model, *(part[:2] for part in self.probe))  # refused now, not in the training
-        self._before = self.trainer.replayed(self._measure_before) if self.trainer else self._measure_before
+        replayed = getattr(self.trainer, "replayed", lambda measure: measure)  # the engine makes it cheap to repeat
+        self._before = replayed(self._measure_before)
         self._records: dict[int, Tensor] = {}  # by step, (layers, MEASURED), still on the device
-        self._step, self._versions = -1, None  # of a bare model: the last step, and of which version its weights were
+        self._passes = BackwardPasses([module.weight for _, module in self.layers], self._after_backward)
 
     def __enter__(self) -> "GradientRecorder":
         if self.trainer:
             self.trainer.recorders.append(self)
         else:
-            weights = [module.weight for _, module in self.layers]
-            self._hook = register_multi_grad_hook(weights, self._backward_begins, mode="any")
+            self._passes.__enter__()
         return self
 
     def __exit__(self, *exception) -> None:
         if self.trainer:
             self.trainer.recorders.remove(self)
         else:
-            self._hook.remove()
+            self._passes.__exit__()
 
     @contextmanager
     def at_step(self, step: int) -> Iterator[None]:
@@ -85,19 +84,8 @@ class GradientRecorder:
         if due:
             self._records[step] = torch.cat([before, self._measure_after()], dim=1)
 
-    def _backward_begins(self, _: Tensor) -> None:
-        """Called with the first gradient of each backward pass, before it is added to ``.grad``: is this a new step?"""
-        weights = [module.weight for _, module in self.layers]
-        versions = [weight._version for weight in weights]  # counts changes in place
-        cleared = not any(weight.grad is not None and weight.grad.any() for weight in weights)
-        if cleared or versions != self._versions:
-            self._step, self._versions = self._step + 1, versions
-        # Run at the end of the backward pass, behind what DistributedDataParallel runs there to add up the gradients.
-        at_the_end = torch.autograd.Variable._execution_engine.queue_callback
-        at_the_end(lambda: at_the_end(self._after_backward))
-
-    def _after_backward(self) -> None:
-        with self.at_step(self._step):
+    def _after_backward(self, step: int) -> None:
+        with self.at_step(step):
             pass
 
     def _measure_before(self) -> Tensor:
@@ -142,14 +130,3 @@ class GradientRecorder:
         table["gradient_rms"] = table["gradient_norm"] / np.sqrt(sizes)
         table["gradient_to_weight"] = table["gradient_norm"] / table["weight_norm"]
         return table
-
-
-def _check_layers(layers: list[tuple[str, nn.Module]]) -> None:
-    """Refuse in one line what has no gradients to record."""
-    for name, module in layers:
-        if isinstance(module.weight, nn.parameter.UninitializedParameter):
-            raise InputError(f"{name} is not built yet: run a batch through the network first")
-        if not isinstance(module.weight, nn.Parameter):
-            raise InputError(f"{name} computes its weight at each pass (pruned or parametrised): it has no gradient")
-    if not any(module.weight.requires_grad for _, module in layers):
-        raise InputError("nothing to record: no convolution or linear layer whose weight requires a gradient")

@@ -1,4 +1,4 @@
-"""Look at a network without leaving a trace: modes, hooks, responses (chapter "Gradient heatmaps")."""
+"""Look at a network without leaving a trace: images, modes, hooks, responses (chapter "Gradient heatmaps")."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -6,15 +6,36 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from .data import Split
 from .devices import autocast
 from .errors import InputError
 from .layers import unwrapped, weighted_layers
 
 NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+def evenly(split: Split, count: int) -> Split:
+    """Return ``count`` images, as many of each class (to within one), spread evenly over each class's images.
+
+    A class that is too small gives all it has, and the others share the rest; all images if there are no more.
+
+    Raises:
+        InputError: if ``count`` is not positive.
+    """
+    if count < 1:
+        raise InputError(f"cannot choose {count} images; choose 1 or more")
+    labels = split.labels.cpu()
+    classes = sorted(((labels == label).nonzero().flatten() for label in labels.unique()), key=len)
+    chosen = []
+    for number, members in enumerate(classes):
+        wanted = min(len(members), (count - sum(map(len, chosen))) // (len(classes) - number))
+        chosen.append(members[torch.arange(wanted) * len(members) // max(1, wanted)])
+    return split[torch.cat(chosen).sort().values]
 
 
 @contextmanager
@@ -114,3 +135,41 @@ def output_gradient_norms(model: nn.Module, images: Tensor, labels: Tensor, prec
         squares = [g.float().square().sum() for g in (next(gradients) for _ in uses) if g is not None]
         norms.append(sum(squares).sqrt().to(loss.device) if squares else loss.new_full((), torch.nan))
     return torch.stack(norms)
+
+
+def check_gradients(layers: list[tuple[str, nn.Module]]) -> None:
+    """Refuse in one line what has no gradients to record."""
+    for name, module in layers:
+        if isinstance(module.weight, nn.parameter.UninitializedParameter):
+            raise InputError(f"{name} is not built yet: run a batch through the network first")
+        if not isinstance(module.weight, nn.Parameter):
+            raise InputError(f"{name} computes its weight at each pass (pruned or parametrised): it has no gradient")
+    if not any(module.weight.requires_grad for _, module in layers):
+        raise InputError("nothing to record: no convolution or linear layer whose weight requires a gradient")
+
+
+class BackwardPasses:
+    """A context in which ``note(step)`` is called at the end of each backward pass that reaches one of ``weights``.
+
+    Passes that add to one gradient are one step; a new one begins when weights change or gradients are cleared.
+    """
+
+    def __init__(self, weights: list[Tensor], note: Callable[[int], None]):
+        self.weights, self.note = weights, note
+        self._step, self._versions = -1, None  # the last step, and of which version its weights were
+
+    def __enter__(self) -> None:
+        self._hook = register_multi_grad_hook(self.weights, self._begins, mode="any")
+
+    def __exit__(self, *exception) -> None:
+        self._hook.remove()
+
+    def _begins(self, _: Tensor) -> None:
+        """Called with the first gradient of each backward pass, before it is added to ``.grad``: is this a new step?"""
+        versions = [weight._version for weight in self.weights]  # counts changes in place
+        cleared = not any(weight.grad is not None and weight.grad.any() for weight in self.weights)
+        if cleared or versions != self._versions:
+            self._step, self._versions = self._step + 1, versions
+        # Run at the end of the backward pass, behind what DistributedDataParallel runs there to add up the gradients.
+        at_the_end = torch.autograd.Variable._execution_engine.queue_callback
+        at_the_end(lambda: at_the_end(lambda: self.note(self._step)))

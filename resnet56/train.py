@@ -5,7 +5,6 @@ long runs, with progress and checkpoints. Nothing here knows of them, nor of fig
 """
 
 import math
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import fmean
@@ -39,13 +38,7 @@ class Score:
 
 
 class Trainer:
-    """A network in training: all that the next step needs. This is the plain loop.
-
-    Args:
-        model: the network; it is moved to ``device``, a name for :func:`resnet56.devices.pick_device` or a device.
-        train: the training images.
-        recipe: how to train.
-        treatment: what is done to the network before training and at each step; nothing if None.
+    """A network in training, moved to ``device`` (one, or a name for ``pick_device``): the plain loop.
 
     Attributes:
         history: a dict each ``LOG_EVERY`` steps and at the end of each epoch: ``step`` (steps taken so far), ``epoch``,
@@ -145,10 +138,6 @@ class Trainer:
         score = evaluate(self.model, validation, self.batches.mean, self.recipe.precision)
         self.history[-1].update(validation_loss=score.loss, validation_error=score.error)
 
-    def replayed(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """Return ``function``, a measurement on this network's weights, made cheap to repeat; here as it is."""
-        return function
-
     def state_dict(self) -> dict:
         """Return what :meth:`load_state_dict` needs to go on; a broken run is never saved, see :exc:`NonFiniteLoss`."""
         values = [value for value in self.model.state_dict().values() if value.is_floating_point()]
@@ -186,11 +175,10 @@ class Trainer:
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     """Return the optimizer's parameter groups: with and, for ``decay_all=False``, without weight decay."""
-    groups = [{"params": [], "weight_decay": recipe.weight_decay}, {"params": [], "weight_decay": 0.0}]
-    for parameter in model.parameters():
-        spared = not recipe.decay_all and parameter.ndim < 2  # a bias, or of batch normalisation
-        groups[spared]["params"].append(parameter)
-    return [group for group in groups if group["params"]]
+    spared = [p for p in model.parameters() if not recipe.decay_all and p.ndim < 2]  # biases, batch normalisation
+    decayed = [p for p in model.parameters() if recipe.decay_all or p.ndim > 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return groups if spared else groups[:1]
 
 
 def fit(trainer: Trainer, validation: Split | None = None) -> pd.DataFrame:

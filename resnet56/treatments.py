@@ -88,23 +88,19 @@ class KeepLength(Treatment):
 class Adam(Treatment):
     """Adam's direction (Kingma & Ba 2015, Algorithm 1), for SGD without momentum, which adds rate and weight decay."""
 
-    def __init__(self, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
-        self.betas, self.eps = betas, eps
-        self.steps = 0
-
     def start(self, model: nn.Module) -> None:
+        self.steps = 0
         self.means = [torch.zeros_like(parameter) for parameter in model.parameters()]
         self.squares = [torch.zeros_like(parameter) for parameter in model.parameters()]
 
     @torch.no_grad()
     def after_backward(self, model: nn.Module) -> None:
         self.steps += 1
-        first, second = self.betas
         for parameter, mean, square in zip(model.parameters(), self.means, self.squares, strict=True):
-            mean.lerp_(parameter.grad, 1 - first)
-            square.lerp_(parameter.grad.square(), 1 - second)
-            spread = (square / (1 - second**self.steps)).sqrt() + self.eps
-            parameter.grad.copy_(mean / (1 - first**self.steps) / spread)
+            mean.lerp_(parameter.grad, 0.1)
+            square.lerp_(parameter.grad.square(), 0.001)
+            spread = (square / (1 - 0.999**self.steps)).sqrt() + 1e-8
+            parameter.grad.copy_(mean / (1 - 0.9**self.steps) / spread)
 
     def state_dict(self) -> dict:
         return {"steps": self.steps, "means": self.means, "squares": self.squares}
@@ -115,10 +111,7 @@ class Adam(Treatment):
 
 
 class Dirac(Treatment):
-    """Each convolution of a block hands on its input: 1 at the kernel's centre (Zagoruyko & Komodakis 2017).
-
-    Channels that a block adds stay empty, as shortcut option A leaves them.
-    """
+    """Each convolution of a block hands on its input, as option A does (Zagoruyko & Komodakis 2017)."""
 
     @torch.no_grad()
     def start(self, model: nn.Module) -> None:
@@ -150,16 +143,6 @@ class Shortcuts(Treatment):
         for name, block in basic_blocks(model).items():
             block.strength = self.strength(progress) if name.split(".")[0] in self.stages else 0.0
         return 1.0
-
-
-def faded(progress: float) -> float:
-    """Return 1 at the start, 0 from three fifths of the run on, a straight line in between."""
-    return max(0.0, 1 - progress / 0.6)
-
-
-def switched_on(progress: float) -> float:
-    """Return 0 in the first fifth of the run, then 1."""
-    return float(progress >= 0.2)
 
 
 class BranchGain(Treatment):

@@ -20,9 +20,10 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms import functional as TF
 
 from resnet56 import InputError
-from resnet56.data import Batches, Split, augment, evenly, hold_out, make_data_set, normalise, pixel_mean
+from resnet56.data import Batches, Split, augment, hold_out, make_data_set, normalise, pixel_mean
 from resnet56.datasets import available_data, import_images, load_data, official, survey_data
 from resnet56.datasets.loading import CIFAR10_CLASSES
+from resnet56.observe import evenly
 
 # --- Splits and batches -------------------------------------------------------------------------------
 

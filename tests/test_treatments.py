@@ -10,7 +10,11 @@ from torch.nn import functional as F
 
 from resnet56 import Engine, Recipe, Trainer, build_model, fit
 from resnet56.layers import basic_blocks
-from resnet56.records.suites import TREATMENTS  # fmt: skip
+from resnet56.records.suites import (
+    TREATMENTS,  # fmt: skip
+    faded,
+    switched_on,
+)
 from resnet56.treatments import (
     Adam,
     BranchGain,
@@ -23,8 +27,6 @@ from resnet56.treatments import (
     Shortcuts,
     Treatment,
     Warmup,
-    faded,
-    switched_on,
     weights,
 )
 

@@ -141,6 +141,7 @@ class Engine(Trainer):
         self.load_state_dict(before)  # as if nothing had happened
 
     def replayed(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Return ``function``, a measurement on this network's weights, made cheap to repeat: as a CUDA graph."""
         if not self._graphed:
             return function
         graph, result = torch.cuda.CUDAGraph(), None

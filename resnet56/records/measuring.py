@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..data import DataSet, Split, evenly, hold_out, normalise
+from ..data import DataSet, Split, hold_out, normalise
 from ..devices import hardware, pick_device, versions
 from ..errors import InputError
 from ..instruments.initialisation import branch_variances
@@ -23,7 +23,7 @@ from ..instruments.responses import layer_responses
 from ..instruments.shattering import autocorrelation, brown_noise, input_gradients, line, white_noise
 from ..layers import stage_of, weighted_layers
 from ..model import build_model
-from ..observe import output_gradient_norms
+from ..observe import evenly, output_gradient_norms
 from .files import check_writable, data_dir, lock
 from .measurement import Measurement, load_measurement, save_measurement
 from .runs import Run, commit, find_pretrained, load_pretrained

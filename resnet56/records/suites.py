@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ..data import DataSet, Split, evenly, hold_out, normalise
+from ..data import DataSet, Split, hold_out, normalise
 from ..datasets import load_data
 from ..devices import fast_precision, pick_device
 from ..errors import InputError
@@ -23,6 +23,7 @@ from ..gradients import GradientRecorder
 from ..instruments.diagnosis import diagnosis, turning_angles
 from ..layers import STAGES
 from ..model import build_model, parse_arch
+from ..observe import evenly
 from ..recipe import FAST, LAPTOP, PAPER, Recipe
 from ..train import evaluate
 from ..treatments import (
@@ -37,8 +38,6 @@ from ..treatments import (
     Shortcuts,
     Treatment,
     Warmup,
-    faded,
-    switched_on,
 )
 from .checkpoint import Checkpoint, resume
 from .files import InProgress, check_writable, data_dir, lock, new_folder
@@ -72,6 +71,16 @@ def _seeds(recipe: Recipe, archs: tuple[str, ...], seeds: range, **others: Recip
         for seed in seeds
         for arch in archs
     }
+
+
+def faded(progress: float) -> float:
+    """Return 1 at the start, 0 from three fifths of the run on, a straight line in between."""
+    return max(0.0, 1 - progress / 0.6)
+
+
+def switched_on(progress: float) -> float:
+    """Return 0 in the first fifth of the run, then 1."""
+    return float(progress >= 0.2)
 
 
 #: By the name of each treatment, the network that is treated, the treatment, and what else its recipe needs.
