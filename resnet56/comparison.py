@@ -6,10 +6,9 @@ import pandas as pd
 import torch
 
 from .data import DataSet
-from .devices import fast_precision, pick_device
+from .devices import Device, fast_precision, pick_device
 from .errors import InputError
-from .fast import fit_together
-from .fast.engine import Engine
+from .fast import Engine, fit_together
 from .gradients import GradientRecorder
 from .model import build_model
 from .recipe import Recipe
@@ -21,9 +20,9 @@ from .train import evaluate
 DEFAULTS = {"cpu": (250, 0.02), "mps": (1000, 0.02), "cuda": (4000, 0.1)}
 
 
-def default_recipe(device: str | torch.device = "auto") -> Recipe:
+def default_recipe(device: Device = "auto") -> Recipe:
     """Return the paper's recipe, shortened to what ``device`` does in a few minutes, in its fastest precision."""
-    device = pick_device(device) if isinstance(device, str) else device
+    device = pick_device(device)
     steps, lr = DEFAULTS[device.type]
     return Recipe(iterations=steps, lr=lr, precision=fast_precision(device))
 
@@ -33,7 +32,7 @@ def compare(
     recipe: Recipe,
     *,
     depth: int = 56,
-    device: str | torch.device = "auto",
+    device: Device = "auto",
     record_every: int = 10,
     progress: bool = True,
 ) -> Comparison:
@@ -41,11 +40,8 @@ def compare(
 
     Both start from the very same weights, see the very same augmented images, and are evaluated once on the test
     images, at the end. They train on all training images: nothing is chosen, so nothing is held out. Gradients are
-    recorded each ``record_every`` steps.
-
-    Raises:
-        InputError: if the depth or the device cannot be had.
-        Interrupted: on SIGINT or SIGTERM.
+    recorded each ``record_every`` steps. Raises InputError if the depth or the device cannot be had, Interrupted on
+    SIGINT or SIGTERM.
     """
     if depth < 8:  # "resnet-8" is a name of ResNet-8
         raise InputError(f"no network of depth {depth}: the smallest is 8")

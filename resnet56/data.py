@@ -61,10 +61,8 @@ def hold_out(split: Split, count: int, seed: int = 0) -> tuple[Split, Split | No
     """Split off ``count`` images for validation, as many of each class, chosen at random by ``seed``.
 
     The paper fixed its schedule on a split of CIFAR-10's training images into 45,000 and 5,000 (section 4.2). Returns
-    the rest and what was held out, each in the order of ``split``; all and None for a count of 0.
-
-    Raises:
-        InputError: if ``count`` is not a multiple of the number of classes, or would use a class up.
+    the rest and what was held out, each in the order of ``split``; all and None for a count of 0. Raises InputError if
+    ``count`` is not a multiple of the number of classes, or would use a class up.
     """
     if count == 0:
         return split, None
@@ -113,21 +111,17 @@ def augment(pixels: Tensor, mean: Tensor, top: Tensor, left: Tensor, flip: Tenso
 class Batches:
     """Augmented training batches: batch number ``step`` is a function of the images, the seed and ``step``.
 
-    Every epoch has its own shuffle, crops and flips, drawn from a generator seeded with (seed, epoch). So two
-    networks can be shown the same batches, and a run can be resumed at any step, with nothing to store. The
-    images of an epoch's incomplete last batch are left out; the next epoch shuffles anew.
-
-    Raises:
-        InputError: if a batch is larger than the data set.
+    Every epoch has its own shuffle, crops and flips, drawn from a generator seeded with (seed, epoch). So two networks
+    can be shown the same batches, and a run can be resumed at any step, with nothing to store. The images of an epoch's
+    incomplete last batch are left out; the next epoch shuffles anew.
     """
 
     def __init__(self, split: Split, batch_size: int, seed: int):
-        size = len(split)
-        if batch_size > size:
-            raise InputError(f"a batch of {batch_size} is larger than the training set: use up to {size}")
+        if batch_size > len(split):
+            raise InputError(f"a batch of {batch_size} is larger than the training set: use up to {len(split)}")
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.mean = pixel_mean(split)
-        self.steps_per_epoch = size // batch_size
+        self.steps_per_epoch = len(split) // batch_size
         self._epoch = None
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:

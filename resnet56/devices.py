@@ -15,15 +15,18 @@ import torch
 from .errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+Device = str | torch.device  # one of these names, or a device
 COMPILERS = ("g++", "clang++", "c++", "cl")
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: Device = "auto") -> torch.device:
     """Return the device called ``name``; ``auto`` takes the first of cuda, mps and cpu that is there.
 
     Raises:
         InputError: if the name is unknown or this machine has no such device.
     """
+    if isinstance(name, torch.device):
+        return name
     if name not in DEVICES:
         raise InputError(f"unknown device {name!r}: use one of {', '.join(DEVICES)}")
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

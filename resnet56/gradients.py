@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,9 +11,7 @@ from torch import Tensor, nn
 from .errors import InputError
 from .layers import stage_of, unwrapped, weighted_layers
 from .observe import BackwardPasses, check_gradients, output_gradient_norms
-
-if TYPE_CHECKING:
-    from .train import Trainer
+from .train import Trainer
 
 MEASURED = ("weight_norm", "output_gradient_norm", "gradient_norm", "zero_share")
 
@@ -22,10 +19,9 @@ MEASURED = ("weight_norm", "output_gradient_norm", "gradient_norm", "zero_share"
 class GradientRecorder:
     """Record the gradient of every convolution and linear layer while a network, any network, trains.
 
-    Of a trainer it measures the weights before a step and the gradients after it: with every loop, compiled, captured
+    Of a trainer it measures the weights before a step and the gradients after it, with every loop: compiled, captured
     in a CUDA graph, or spread over processes, whose summed gradient it sees. Of a bare model it measures what is in
-    ``.grad`` at the end of each backward pass, by hooks that are gone after the ``with`` block. Passes that add to one
-    gradient (gradient accumulation) are one step: a new one begins when weights change or gradients are cleared.
+    ``.grad`` after each backward pass, see :class:`resnet56.observe.BackwardPasses`.
 
     Example:
         >>> with GradientRecorder(trainer, every=50) as recorder:
@@ -36,16 +32,13 @@ class GradientRecorder:
         network: a trainer; or a model, as it is or in ``DataParallel``, ``DistributedDataParallel``, ``torch.compile``.
         every: record the first of every so many steps.
         probe: a fixed batch, images ``(N, 3, 32, 32)`` as the network sees them and labels ``(N,)``, for which
-            :func:`output_gradient_norms` are recorded too.
+            :func:`resnet56.observe.output_gradient_norms` are recorded too.
 
     Raises:
-        InputError: if no layer's weight gets a gradient, or one is not built yet or computed anew at each pass (pruned,
-            parametrised); if the probe gives no logits; if ``every`` is below 1.
+        InputError: if a layer has no gradient to record, the probe gives no logits, or ``every`` is below 1.
     """
 
-    def __init__(
-        self, network: "torch.nn.Module | Trainer", every: int = 1, probe: tuple[Tensor, Tensor] | None = None
-    ):
+    def __init__(self, network: nn.Module | Trainer, every: int = 1, probe: tuple[Tensor, Tensor] | None = None):
         if every < 1:
             raise InputError(f"cannot record every {every} steps: give at least 1")
         self.trainer = None if isinstance(network, nn.Module) else network
@@ -118,8 +111,7 @@ class GradientRecorder:
         Columns: ``step`` (0 is the gradient at the initial weights), ``depth`` (from 1), ``layer`` (name), ``stage``;
         of the layer's weights: ``weight_norm``, ``gradient_norm`` (L2), ``gradient_rms`` (root mean square),
         ``gradient_to_weight`` (ratio of the norms), ``zero_share`` (of gradient entries that are exactly zero, 0 to 1);
-        ``output_gradient_norm`` (L2, of the layer's output). Not a number: the gradient of a layer that is frozen or
-        not reached, and ``output_gradient_norm`` without a probe. Layers that share a weight share its gradient.
+        ``output_gradient_norm`` (L2, of the layer's output). What was not measured is not a number.
         """
         names = [name for name, _ in self.layers]
         rows = [(step, depth, name, stage_of(name)) for step in self._records for depth, name in enumerate(names, 1)]

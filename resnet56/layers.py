@@ -36,11 +36,7 @@ def weighted_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def basic_blocks(model: nn.Module) -> dict[str, BasicBlock]:
-    """Return the basic blocks by name (``"layer1.0"``, ...), from input to output: 27 in a net of depth 56.
-
-    Raises:
-        InputError: if the network is not made of them.
-    """
+    """Return the basic blocks by name (``"layer1.0"``, ...), from input to output; InputError if there are none."""
     if blocks := dict(_named(model, BasicBlock)):
         return blocks
     raise InputError(f"{type(model).__name__} has no blocks of resnet56.model.BasicBlock: use build_model")

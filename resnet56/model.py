@@ -116,15 +116,10 @@ def parse_arch(arch: str) -> tuple[str, int]:
 
 
 def build_model(arch: str, shortcut: str = "A") -> CifarNet:
-    """Build a network by name, freshly initialised from torch's global random generator.
+    """Build a network such as ``"resnet56"`` or ``"plain20"``, freshly initialised from torch's global generator.
 
-    Args:
-        arch: ``"resnet56"``, ``"plain56"``, ``"resnet20"``, ``"plain110"``, ...; the depth is any 6n+2.
-        shortcut: where the shape changes, ``"A"`` (subsampled and zero-padded identity; the paper's choice for
-            CIFAR-10) or ``"B"`` (1x1 projection). Plain networks have none and ignore it.
-
-    Raises:
-        InputError: if the name, the depth or the shortcut is not one of those above.
+    Where the shape changes, shortcut ``"A"`` is a subsampled and zero-padded identity, the paper's choice for CIFAR-10,
+    and ``"B"`` a 1x1 projection. Raises InputError for another name, depth (6n+2) or shortcut.
     """
     family, depth = parse_arch(arch)
     if shortcut not in ("A", "B"):

@@ -26,10 +26,8 @@ class Recipe:
     """How a network is trained: SGD with momentum and a learning-rate schedule; the paper's, but for the length.
 
     The step schedule divides the rate by 10 at each milestone (He et al. 2015, section 4.2). The one-cycle schedule
-    goes up in a straight line for a quarter of the run, then down to zero (Smith & Topin 2018, simplified).
-
-    Raises:
-        InputError: if a value makes no sense.
+    goes up in a straight line for a quarter of the run, then down to zero (Smith & Topin 2018, simplified). Raises
+    InputError if a value makes no sense.
     """
 
     iterations: int | None = None  #: steps of the run; give this or epochs

@@ -1,7 +1,6 @@
 """Training: one network, one step at a time. This is the plain loop, to be read (chapter "Training in full").
 
-:class:`resnet56.fast.engine.Engine` takes the same steps faster, and :func:`resnet56.fast.together.fit_together` drives
-long runs, with progress and checkpoints. Nothing here knows of them, nor of figures, records or the command line.
+:class:`resnet56.fast.engine.Engine` takes the same steps faster, :func:`resnet56.fast.together.fit_together` long runs.
 """
 
 import math
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .data import Batches, Split, normalise
-from .devices import autocast, pick_device
+from .devices import Device, autocast, pick_device
 from .errors import NonFiniteLoss
 from .observe import undisturbed
 from .recipe import Recipe
@@ -38,7 +37,7 @@ class Score:
 
 
 class Trainer:
-    """A network in training, moved to ``device`` (one, or a name for ``pick_device``): the plain loop.
+    """A network in training, and all that its next step needs: the plain loop.
 
     Attributes:
         history: a dict each ``LOG_EVERY`` steps and at the end of each epoch: ``step`` (steps taken so far), ``epoch``,
@@ -54,10 +53,10 @@ class Trainer:
         model: nn.Module,
         train: Split,
         recipe: Recipe,
-        device: str | torch.device = "auto",
+        device: Device = "auto",
         treatment: Treatment | None = None,
     ):
-        self.device = pick_device(device) if isinstance(device, str) else device
+        self.device = pick_device(device)
         self.model = model.to(self.device)
         self.recipe = recipe
         self.treatment = treatment or Treatment()
@@ -72,11 +71,7 @@ class Trainer:
         self._unread: list[Tensor] = []  # (loss, share of errors) of the last steps, still on the device
 
     def take_step(self) -> None:
-        """Train on one batch.
-
-        Raises:
-            NonFiniteLoss: if the loss is not finite; looked at when the history is written.
-        """
+        """Train on one batch; NonFiniteLoss is raised when the history is written."""
         lr = self.recipe.lr_at(self.step, self.total_steps)
         lr *= self.treatment.before_step(self.model, self.step / self.total_steps)
         with ExitStack() as stack:
@@ -184,11 +179,8 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
 def fit(trainer: Trainer, validation: Split | None = None) -> pd.DataFrame:
     """Train to the end of the recipe, from wherever ``trainer`` stands; return its history as a table.
 
-    ``validation`` is evaluated after every epoch and at the end. For progress, checkpoints and signals see
-    :func:`resnet56.fast.together.fit_together`.
-
-    Raises:
-        NonFiniteLoss: if the loss is not finite.
+    ``validation`` is evaluated after every epoch and at the end. For progress, checkpoints and signals use
+    :func:`resnet56.fast.together.fit_together`. Raises NonFiniteLoss where the loss is not finite.
     """
     while not trainer.finished:
         trainer.take_step()
@@ -201,8 +193,7 @@ def fit(trainer: Trainer, validation: Split | None = None) -> pd.DataFrame:
 def evaluate(model: nn.Module, split: Split, mean: Tensor, precision: str = "fp32", batch_size: int = 500) -> Score:
     """Measure loss and error on the single, original view of each image (He et al. 2015, section 4.2).
 
-    The model is evaluated in evaluation mode, on the device its weights are on, and left as it was; ``mean`` is the
-    mean image of its training images, ``(3, 32, 32)``.
+    The model is in evaluation mode meanwhile, on its own device; ``mean`` is its training images', ``(3, 32, 32)``.
     """
     device = next(model.parameters()).device
     loss, errors = torch.zeros(2, device=device)

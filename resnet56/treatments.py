@@ -4,8 +4,6 @@ A treatment changes a network before training, or takes part in each step. A :cl
 engine), to which it is given, calls its methods; they do nothing unless a treatment says otherwise.
 """
 
-import math
-
 import torch
 from torch import nn
 
@@ -29,7 +27,7 @@ class Treatment:
         """Change the weights, after the optimizer has moved them."""
 
     def state_dict(self) -> dict:
-        """Return what a checkpoint must hold beside the weights: here, nothing."""
+        """Return what a checkpoint must hold beside the weights."""
         return {}
 
     def load_state_dict(self, state: dict) -> None:
@@ -166,4 +164,4 @@ class DeltaOrthogonal(Treatment):
                 model.set_submodule(name, nn.Identity())
             elif isinstance(module, nn.Conv2d):
                 module.weight.zero_()
-                nn.init.orthogonal_(module.weight[:, :, 1, 1], gain=math.sqrt(2))
+                nn.init.orthogonal_(module.weight[:, :, 1, 1], gain=2**0.5)
