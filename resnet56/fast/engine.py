@@ -1,6 +1,4 @@
-"""The engine: the steps of :class:`resnet56.train.Trainer`, taken faster.
-
-What it does differently, and why that is faster:
+"""The engine: the steps of :class:`resnet56.train.Trainer`, taken faster (chapter "Training", {ref}`ch-training`).
 
 * **Channels-last.** The channels of a pixel lie side by side in memory, as convolution kernels want them.
 * **Fused optimizer.** One kernel updates all weights, instead of several kernels for each.
@@ -16,16 +14,15 @@ bfloat16 is not on this list: it changes the numbers, so it is part of the recip
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+import functools
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data import Split
-from ..recipe import Recipe
 from ..train import Trainer, autocast, parameter_groups
 from ..treatments import Treatment
 from .distributed import rank, total, world_size
@@ -35,26 +32,23 @@ class Engine(Trainer):
     """The fast path: takes the same steps as the plain loop, on the same batches, with the same schedule.
 
     Args:
-        model, train, recipe, device, treatment: as for :class:`resnet56.train.Trainer`.
+        arguments, options: ``model``, ``train``, ``recipe``, ``device`` and ``treatment``, as for
+            :class:`resnet56.train.Trainer`.
         channels_last, fused, compiled, graphed: the tricks listed above, each of which can be left out to see what it
             brings. Graphs are for NVIDIA GPUs, one process and the fused optimizer; elsewhere ``graphed`` does nothing.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        train: Split,
-        recipe: Recipe,
-        device: str | torch.device = "auto",
-        treatment: Treatment | None = None,
-        *,
+        *arguments,
         channels_last: bool = True,
         fused: bool = True,
         compiled: bool = False,
         graphed: bool = True,
+        **options,
     ):
-        super().__init__(model, train, recipe, device, treatment)
-        on_gpu = self.device.type == "cuda"
+        super().__init__(*arguments, **options)
+        model, recipe, on_gpu = self.model, self.recipe, self.device.type == "cuda"
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         model.to(memory_format=self.memory_format)
         fused = fused and self.device.type in ("cpu", "cuda")
@@ -68,35 +62,29 @@ class Engine(Trainer):
         self._stream = torch.cuda.Stream(self.device) if on_gpu else None
         treated = type(self.treatment) is not Treatment  # its methods are Python, which a graph leaves out
         self._graphed = graphed and fused and on_gpu and world_size() == 1 and not treated
-        deterministic = not on_gpu or torch.are_deterministic_algorithms_enabled()
-        self.how = {
-            "loop": "engine",
-            "compiled": compiled,
-            "graphed": self._graphed,
-            "processes": world_size(),
-            "deterministic": deterministic,
-        }
         self._graph: torch.cuda.CUDAGraph | None = None
+        deterministic = not on_gpu or torch.are_deterministic_algorithms_enabled()
+        self.how = {"loop": "engine", "compiled": compiled, "graphed": self._graphed}
+        self.how |= {"processes": world_size(), "deterministic": deterministic}
         self._wait()
 
     def take_step(self) -> None:
-        with self._on_gpu() if self._stream else nullcontext():
+        with ExitStack() as stack:
+            if self._stream:  # with the convolution algorithms that cuDNN finds fastest by trying
+                exact = torch.are_deterministic_algorithms_enabled()
+                stack.enter_context(torch.cuda.stream(self._stream))
+                stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=not exact, deterministic=exact))
             super().take_step()
-
-    @contextmanager
-    def _on_gpu(self) -> Iterator[None]:
-        """Work on this network's own stream, with the convolution algorithms that cuDNN finds fastest by trying."""
-        deterministic = torch.are_deterministic_algorithms_enabled()
-        cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=not deterministic, deterministic=deterministic)
-        with torch.cuda.stream(self._stream), cudnn:
-            yield
 
     def _update(self, draw: Tensor, lr: float) -> Tensor:
         self._lr.fill_(lr)
         if not self._graphed or has_hooks(self.model):  # hooks are Python, which a graph leaves out
             return self._step(draw[:, rank() :: world_size()])
         if self._graph is None:
-            self._capture(draw)
+            before = copy.deepcopy(self.state_dict())
+            self._draw = draw.clone()
+            self._graph, self._metrics = self._record(lambda: self._step(self._draw))
+            self.load_state_dict(before)  # as if nothing had happened
         self._draw.copy_(draw)
         self._graph.replay()
         return self._metrics.clone()
@@ -118,33 +106,24 @@ class Engine(Trainer):
         errors = (logits.argmax(dim=1) != labels).sum() / self.recipe.batch_size
         return total(torch.stack([loss.detach(), errors]))
 
-    def _capture(self, draw: Tensor) -> None:
-        """Record one step as a CUDA graph. It will work on the tensors that it finds now, so these stay for good."""
-        before = copy.deepcopy(self.state_dict())
-        self._draw = draw.clone()
-        for _ in range(3):  # trial steps: cuDNN chooses its algorithms, and the optimizer makes its momentum
-            self._step(self._draw)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=self._stream):
-            self._metrics = self._step(self._draw)
-        self.load_state_dict(before)  # as if nothing had happened
+    def _record(self, function: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """Record a function as a CUDA graph, which works on the tensors that it finds now, so these stay for good."""
+        for _ in range(3):  # trials: cuDNN chooses its algorithms, and the optimizer makes its momentum
+            function()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream):
+            result = function()
+        return graph, result
 
     def replayed(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        if not self._graphed:
-            return function
-        graph, result = torch.cuda.CUDAGraph(), None
+        recorded = functools.cache(lambda: self._record(function))
 
         def replay() -> Tensor:
-            nonlocal result
-            if result is None:
-                for _ in range(3):
-                    function()
-                with torch.cuda.graph(graph, stream=self._stream):
-                    result = function()
+            graph, result = recorded()
             graph.replay()
             return result.clone()
 
-        return replay
+        return replay if self._graphed else function
 
     def state_dict(self) -> dict:
         self._wait()
@@ -162,6 +141,6 @@ class Engine(Trainer):
 
 def has_hooks(model: nn.Module) -> bool:
     """Tell whether hooks hang on the model's weights or modules."""
-    on_weights = any(weight._post_accumulate_grad_hooks or weight._backward_hooks for weight in model.parameters())
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    on_weights = any(weight._post_accumulate_grad_hooks or weight._backward_hooks for weight in model.parameters())
     return on_weights or any(getattr(module, kind) for module in model.modules() for kind in kinds)
