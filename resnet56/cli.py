@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -59,10 +60,8 @@ def _run(command: str, **given) -> tuple[int, str]:
         return 2, f"error: {error}"
     except NonFiniteLoss as error:
         return 1, f"stopped: {error}"
-    except Interrupted as interruption:
-        return 128 + interruption.signum, str(interruption)
-    except KeyboardInterrupt:
-        return 130, ""
+    except KeyboardInterrupt as interruption:
+        return 128 + getattr(interruption, "signum", signal.SIGINT), str(interruption)
     except OSError as error:
         return 2, f"error: cannot use {error.filename or 'a file'}: {error.strerror or error}"
     except (MemoryError, RuntimeError) as error:
@@ -74,14 +73,10 @@ def _run(command: str, **given) -> tuple[int, str]:
 
 def _check_new_file(out: Path) -> None:
     """Refuse a file that is there already or cannot be written, before anything else is done."""
-    if out.exists() and not out.is_file():
-        raise InputError(f"--out {out} is not a file; give the name of one")
     if out.exists():
-        raise InputError(f"{out} is there already; give the name of a new file with --out")
+        why = f"{out} is there already" if out.is_file() else f"--out {out} is not a file"
+        raise InputError(f"{why}; give the name of a new file with --out")
     check_writable(out.parent)
-
-
-# --- Training -----------------------------------------------------------------------------------------
 
 
 @command(
@@ -90,9 +85,8 @@ def _check_new_file(out: Path) -> None:
     "deterministic out resume",
 )
 def run_train(*, device="auto", compile=False, deterministic=False, out: Path | None = None, **given) -> None:
-    """Train one network; by default with the paper's recipe. With --resume PATH and a larger --epochs or --iterations a
-    finished run is made longer: it goes on at the last learning rate of its step schedule, from a checkpoint and with a
-    record of its own."""
+    """Train one network; by default with the paper's recipe. With --resume and a larger --epochs or --iterations a
+    finished run is made longer: it goes on at the last rate of its schedule, and has a checkpoint and record again."""
     device = pick_device(device)
     if deterministic and device.type == "cpu":
         raise useless("deterministic", "a processor always computes the same bits")
@@ -175,14 +169,9 @@ def _replace(recipe: Recipe, given: dict) -> Recipe:
 
 def _fit(trainer: Engine, checkpoint: Checkpoint, validation: Split | None, data: DataSet) -> InputError | None:
     """Train to the end; return what kept the last checkpoint from being written, such as a full disk."""
-
-    def say(*words, **options) -> None:
-        if rank() == 0:  # once, however many processes there are
-            print(*words, **options)
-
+    say = print if rank() == 0 else lambda *words, **options: None  # once, however many processes there are
     if trainer.finished:
-        say(f"This run is finished, after {trainer.step:,} steps.")
-        return None
+        return say(f"This run is finished, after {trainer.step:,} steps.")
     processes = f", {world_size()} processes" * (world_size() > 1)
     say(
         f"{checkpoint.arch} on {data.title}: {trainer.total_steps:,} steps of {trainer.recipe.batch_size} images, seed "
@@ -261,52 +250,6 @@ def run_bench(*, data=None, device="auto", out: Path | None = None, **settings) 
     print(f"Table: {out}")
 
 
-@command("reproduce", "SUITE only threads time_limit at_once iterations data device out")
-def run_reproduce(suite, *, data=None, device="auto", threads=None, time_limit=math.inf, out=None, **settings) -> None:
-    """Train and record the book's runs; goes on where it stopped."""
-    device = pick_device(device)
-    check_writable(out or data_dir())
-    if threads:
-        if device.type != "cpu":
-            raise useless("threads", f"training is on {device.type}")
-        torch.set_num_threads(threads)
-    data = load_data(data)
-    try:
-        records = reproduce(suite, data=data, device=device, out=out, time_limit=60 * time_limit, **settings)
-    except OutOfTime:
-        print("Out of time; all is saved. The same command goes on from here.", file=sys.stderr)
-        return
-    if records:
-        _report_suite(suite, records, data)
-
-
-def _report_suite(suite: str, records: list[Path], data: DataSet) -> None:
-    """Print the errors of a suite's runs, and draw those of plain-20, plain-56 and ResNet-56."""
-    folder = records[0].parent
-    runs, title = runs_table(folder), f"\nErrors in percent on {data.title}\n\n"
-    if not SUITES[suite].keep:  # trials of recipes, which a figure or a mean would mix up
-        runs["validation_error"] = [run.history["validation_error"].iloc[-1] for run in runs["run"]]
-        table = runs.loc[[record.name for record in records], ["arch", "train_error", "validation_error"]]
-        print(f"{title}{table.round(2).to_string()}\n\nRecords: {folder}")
-        return
-    table = summarise(runs)
-    print(
-        f"{title}{table.round(2).to_string(index=False, na_rep='-')}\n\n"
-        f"Test errors beside those published for the full recipe on the official CIFAR-10\n\n"
-        f"{beside_published(table).to_string(index=False)}\n\nRecords: {folder}"
-    )
-    shown = runs[(runs["seed"] == 0) & runs["arch"].isin(["plain20", "plain56", "resnet56"])].sort_values("depth")
-    if len(shown):
-        from .plots import plot_degradation  # imported here: the other commands draw nothing
-
-        figure = plot_degradation(list(shown["run"]))
-        write_file(folder / "figure.png", lambda file: figure.savefig(file, dpi=150))
-        print(f"Figure: {folder / 'figure.png'}")
-
-
-# --- Trained networks ---------------------------------------------------------------------------------
-
-
 @command("evaluate", "PATH arch normalise data device")
 def run_evaluate(path: Path, *, device="auto", **given) -> None:
     """Measure a network on the test images of the data set it was trained on."""
@@ -362,6 +305,49 @@ def run_predict(image: Path, *, weights: Path | None = None, arch=None, normalis
     print(f"{image.name}, by {network.title}{f' on {network.data}' if network.data else ''}:")
     for name, probability in classify(network, pixels):
         print(f"{100 * probability:5.1f} %  {name}")
+
+
+@command("reproduce", "SUITE only threads time_limit at_once iterations data device out")
+def run_reproduce(suite, *, data=None, device="auto", threads=None, time_limit=math.inf, out=None, **settings) -> None:
+    """Train and record the book's runs; goes on where it stopped."""
+    device = pick_device(device)
+    check_writable(out or data_dir())
+    if threads:
+        if device.type != "cpu":
+            raise useless("threads", f"training is on {device.type}")
+        torch.set_num_threads(threads)
+    data = load_data(data)
+    try:
+        records = reproduce(suite, data=data, device=device, out=out, time_limit=60 * time_limit, **settings)
+    except OutOfTime:
+        print("Out of time; all is saved. The same command goes on from here.", file=sys.stderr)
+        return
+    if records:
+        _report_suite(suite, records, data)
+
+
+def _report_suite(suite: str, records: list[Path], data: DataSet) -> None:
+    """Print the errors of a suite's runs, and draw those of plain-20, plain-56 and ResNet-56."""
+    folder = records[0].parent
+    runs, title = runs_table(folder), f"\nErrors in percent on {data.title}\n\n"
+    if not SUITES[suite].keep:  # trials of recipes, which a figure or a mean would mix up
+        runs["validation_error"] = [run.history["validation_error"].iloc[-1] for run in runs["run"]]
+        table = runs.loc[[record.name for record in records], ["arch", "train_error", "validation_error"]]
+        print(f"{title}{table.round(2).to_string()}\n\nRecords: {folder}")
+        return
+    table = summarise(runs)
+    print(
+        f"{title}{table.round(2).to_string(index=False, na_rep='-')}\n\n"
+        f"Test errors beside those published for the full recipe on the official CIFAR-10\n\n"
+        f"{beside_published(table).to_string(index=False)}\n\nRecords: {folder}"
+    )
+    shown = runs[(runs["seed"] == 0) & runs["arch"].isin(["plain20", "plain56", "resnet56"])].sort_values("depth")
+    if len(shown):
+        from .plots import plot_degradation  # imported here: the other commands draw nothing
+
+        figure = plot_degradation(list(shown["run"]))
+        write_file(folder / "figure.png", lambda file: figure.savefig(file, dpi=150))
+        print(f"Figure: {folder / 'figure.png'}")
 
 
 @command("measure", "SUITE images points data device out")

@@ -13,6 +13,8 @@ from .errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 COMPILERS = ("g++", "clang++", "c++", "cl")
+MOUNT = Path("sys/fs/cgroup")
+HIERARCHIES = ("", "unified", "cpu", "cpu,cpuacct")  # in it, of control groups of version 2 and 1
 
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:
@@ -23,15 +25,13 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     """
     if isinstance(name, torch.device):
         return name
-    if name not in DEVICES:
-        raise InputError(f"unknown device {name!r}: use one of {', '.join(DEVICES)}")
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(device for device, available in there.items() if available)
+        name = next(filter(there.get, there))
+    if name not in there:
+        raise InputError(f"unknown device {name!r}: use one of {', '.join(DEVICES)}")
     if not there[name]:
-        raise InputError(
-            f"no {name} device on this machine: use another one, cpu, or auto, which takes the first there is"
-        )
+        raise InputError(f"no {name} device on this machine: use cpu, or auto, which takes the best there is")
     return torch.device(name)
 
 
@@ -81,9 +81,6 @@ def has_compiler() -> bool:
     return any(map(shutil.which, filter(None, (os.environ.get("CXX"), *COMPILERS))))
 
 
-# --- Threads ------------------------------------------------------------------------------------------
-
-
 def affinity() -> int:
     """Return the number of processors that this process may be put on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -95,21 +92,19 @@ def cpu_quota(root: Path = Path("/")) -> float:
     A container's limit is a quota of its control group or of one around it, and may be a fraction. ``proc`` and ``sys``
     are looked for in ``root``.
     """
-    groups, quotas = root / "sys" / "fs" / "cgroup", [math.inf]
-    memberships = _lines(root / "proc" / "self" / "cgroup")
-    for line in ["::/", ":cpu:/", *memberships]:  # at least what is mounted, which may be all that a container sees
+    quotas = [math.inf]
+    for line in ["::/", *_lines(root / "proc" / "self" / "cgroup")]:  # at least the root, all that a container may see
         _, controllers, path = line.split(":", 2)
-        within = [] if ".." in path.split("/") else list(filter(None, path.split("/")))  # or out of a container's sight
-        tops = (groups / controllers, groups / "cpu") if controllers else (groups, groups / "unified")
         if not controllers or "cpu" in controllers.split(","):
-            quotas += [_quota(top.joinpath(*within[:depth])) for top in tops for depth in range(len(within) + 1)]
+            group = Path() if ".." in path.split("/") else Path(path.lstrip("/"))  # or out of a container's sight
+            quotas += [_quota(root / MOUNT / top / part) for top in HIERARCHIES for part in (group, *group.parents)]
     return min(quotas)
 
 
 def _quota(group: Path) -> float:
     """Return the quota of one control group, of version 2 or else 1, in processors."""
-    one = [*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us")]
     try:
+        one = _lines(group / "cpu.cfs_quota_us") + _lines(group / "cpu.cfs_period_us")
         quota, period = map(int, " ".join(_lines(group / "cpu.max") or one).split())
         return quota / period if quota > 0 else math.inf
     except (ValueError, ZeroDivisionError):  # "max" is no number
@@ -137,8 +132,7 @@ def explain_threads(root: Path = Path("/")) -> str:
         why = f"one for each of the {'processors' if threads == processors else 'cores'} this process may run on"
     else:
         why = "torch.set_num_threads said so"
+    waiting = "threads spin while they wait (OMP_WAIT_POLICY=PASSIVE lets them sleep)"
     if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" or os.environ.get("GOMP_SPINCOUNT") == "0":
         waiting = "a thread that waits sleeps"
-    else:
-        waiting = "threads spin while they wait (OMP_WAIT_POLICY=PASSIVE lets them sleep)"
     return f"{threads} thread{'s' * (threads > 1)}: {why}; {waiting}"

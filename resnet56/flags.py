@@ -15,8 +15,8 @@ DEEPEST = 1202  # layers of a network
 NETWORK = "a checkpoint made by train, a record's weights, or weights of others (.pt, .th, .safetensors)"
 TRAINED = [name for name, suite in SUITES.items() if suite.keep]  # suites whose networks are kept
 
-#: What each argument takes (a type, numbers from the least to the greatest, or a list of choices), and its help; for one
-#: command alone, if that is named first. Arguments in capitals are given without their names.
+#: What each argument takes (a type, numbers from the least to the greatest, or choices), and its help. Where
+#: a command is named first, that one alone. Arguments in capitals are given without their names.
 ARGUMENTS = {
     "arch": (str, "plainN or resnetN, N = 6n+2 (default: resnet56; of weights of others: the residual one they fit)"),
     "at_once": ((1, 1000), "networks trained at the same time (default: 8 on a GPU, else 1)"),
@@ -30,12 +30,12 @@ ARGUMENTS = {
     "images": ((1, 10**6), "images for each measurement (default: 500; of a suite on a GPU: 10000)"),
     "iterations": ((1, 10**9), "length of the run in steps, instead of --epochs"),
     "lr": ((1e-30, 1e3), "learning rate (default: the recipe's)"),
-    "normalise": ([*NORMALISATIONS], "of weights of others (default: imagenet if they have a linear, else cifar10)"),
+    "normalise": (NORMALISATIONS, "of weights of others (default: imagenet if a layer is called linear, else cifar10)"),
     "only": (str, "names of runs, separated by commas; * stands for anything (default: all; a wrong name lists them)"),
     "out": (Path, "folder for checkpoints/ and runs/ (default: RESNET56_HOME, or the project's data/)"),
     "points": ((3, 1001), "along each side of the loss surface, odd (default: 51 on a GPU, else 11)"),
     "precision": ([*PRECISIONS], "default: bf16 where the device has it, else fp32"),
-    "preset": ([*PRESETS], "recipe to start from (default: paper)"),
+    "preset": (PRESETS, "recipe to start from (default: paper)"),
     "resume": (Path, "go on with the run saved in this checkpoint, as it was begun"),
     "rounds": ((1, 1000), "how often each loop is measured; the median counts (default: 5)"),
     "seed": ((0, 2**32 - 1), "of initial weights, data order and augmentation (default: 0)"),
@@ -43,23 +43,15 @@ ARGUMENTS = {
     "steps": ((1, 10**9), "length of each run in steps (default: a few minutes' worth)"),
     "threads": ((1, 1024), "threads of the processor (default: as many as are free for this process)"),
     "time_limit": ((1e-3, 1e6), "stop and save after so many minutes"),
-    "validation": ((0, 10**6), "training images to hold out for validation, a multiple of 10 (default: 5000)"),
+    "validation": ((0, 10**6), "training images held out, a multiple of 10 (default: 5000; 0 for none)"),
     "warmup": ((0, 10**9), "first steps of a step schedule at a tenth of the rate (default: 0; ResNet-110: 400)"),
     "weights": (Path, f"{NETWORK} (default: the longest recorded run of ResNet-56)"),
     "IMAGE": (Path, "an image file of any size"),
     "PATH": (Path, NETWORK),
-    "SUITE": (
-        [*SUITES],
-        "paper (the whole table, on a GPU), fast (the fast preset), laptop (two CPU cores, an evening), ingredients (of "
-        "the fast preset, on ResNet-8), rates (validation error against learning rate), treatments (what cures "
-        "plain-56). Several processes may work on one suite at once.",
-    ),
+    "SUITE": (SUITES, "paper and fast (on a GPU), laptop (an evening), ingredients, rates, treatments; see README"),
     "bench out": (Path, "the table, a new file (default: data/bench.json)"),
     "compare out": (Path, "folder for the record (default: runs/ in RESNET56_HOME, or in the project's data/)"),
-    "data import PATH": (
-        Path,
-        "folder, .tar(.gz, .xz) or .zip, of the official files or of train/<class>/*.png|jpg and test/...",
-    ),
+    "data import PATH": (Path, "folder or archive: the official files, or images in train/<class>/ and test/<class>/"),
     "inspect out": (Path, "write the table to this new file, as CSV"),
     "measure out": (Path, "folder that holds runs/ (default: RESNET56_HOME, or the project's data/)"),
     "measure SUITE": (TRAINED, ", ".join(TRAINED)),
@@ -75,7 +67,12 @@ def command(name: str, arguments: str = "") -> Callable[[Callable], Callable]:
     It is called with what was given, by name, so the defaults are its own.
     """
     takes = {key: ARGUMENTS.get(f"{name} {key}") or ARGUMENTS[key] for key in arguments.split()}
-    return lambda function: COMMANDS.setdefault(name, (function, takes))[0]
+
+    def register(function: Callable) -> Callable:
+        COMMANDS[name] = function, takes
+        return function
+
+    return register
 
 
 class _Parser(argparse.ArgumentParser):
@@ -104,13 +101,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _values(kind: type | tuple | list) -> dict:
+def _values(kind: type | tuple | list | dict) -> dict:
     """Return what argparse calls what an argument takes."""
     if kind is bool:
         return {"action": "store_true"}
-    if isinstance(kind, list):
-        return {"choices": kind}
-    return {"type": type(kind[0]) if isinstance(kind, tuple) else kind}
+    if isinstance(kind, (type, tuple)):
+        return {"type": type(kind[0]) if isinstance(kind, tuple) else kind}
+    return {"choices": kind}
 
 
 def flag(name: str) -> str:
@@ -125,9 +122,8 @@ def check_numbers(given: dict) -> None:
         if isinstance(kind, tuple) and not kind[0] <= value <= kind[1]:  # as "not a number" is not
             raise InputError(f"{flag(name)} must be from {kind[0]:,} to {kind[1]:,}, not {value}")
     if given.get("validation", 0) % 10:
-        raise InputError(
-            f"cannot hold out {given['validation']} images of ten classes: --validation is a multiple of 10"
-        )
+        count = given["validation"]
+        raise InputError(f"cannot hold out {count} images of ten classes: --validation is a multiple of 10")
     if given.get("points", 1) % 2 == 0:
         raise InputError(f"--points must be odd, so that one lies in the centre, not {given['points']}")
     if "epochs" in given and given.keys() & {"iterations", "steps"}:

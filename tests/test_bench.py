@@ -73,7 +73,7 @@ def test_the_textbook_loop_learns_what_the_others_learn(data_set):
 
 
 def test_the_textbook_images_are_normalised_crops(data_set):
-    """All images have, channel by channel, mean 0 and deviation 1, but for the black rim of a crop; none is repeated."""
+    """An image is one of the 81 crops of its padded original, mirrored or not, normalised channel by channel."""
     images = bench_module._Images(data_set.train)
     assert len(images) == 100 and [images[index][1] for index in (0, 7, 99)] == [0, 7, 9]
     scaled = data_set.train.pixels[::10].double() / 255

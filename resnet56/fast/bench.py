@@ -105,15 +105,11 @@ class _Images(CIFAR10):
     """Training images as torchvision keeps them: cropped, flipped and normalised one by one, as PIL images."""
 
     def __init__(self, split: Split):
-        self.data, self.targets, self.target_transform = (
-            split.pixels.permute(0, 2, 3, 1).numpy(),
-            split.labels.tolist(),
-            None,
-        )
+        self.data, self.targets = split.pixels.permute(0, 2, 3, 1).numpy(), split.labels.tolist()
         scaled = self.data[::10] / 255
         normalise = transforms.Normalize(scaled.mean(axis=(0, 1, 2)), scaled.std(axis=(0, 1, 2)))
         augment = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-        self.transform = transforms.Compose([*augment, normalise])
+        self.transform, self.target_transform = transforms.Compose([*augment, normalise]), None
 
 
 class Textbook(Trainer):

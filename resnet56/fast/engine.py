@@ -1,16 +1,9 @@
-"""The engine: the steps of :class:`resnet56.train.Trainer`, taken faster (chapter "Training", {ref}`ch-training`).
+"""The engine: the steps of :class:`resnet56.train.Trainer`, taken faster by the tricks of chapter 5.
 
-* **Channels-last.** The channels of a pixel lie side by side in memory, as convolution kernels want them.
-* **Fused optimizer.** One kernel updates all weights, instead of several kernels for each.
-* **Compiled** (on request). PyTorch's compiler merges batch normalisation, ReLU and addition into one pass over memory.
-  Compiling takes a while.
-* **Graphed**, on NVIDIA GPUs. A step of ResNet-56 is hundreds of small kernels, and Python takes longer to launch them
-  than the GPU to run them. So one step, from the choice of images to the updated weights, is recorded as a CUDA graph,
-  and from then on launched whole. Nothing waits for the GPU within an epoch.
-* **Own stream**, on NVIDIA GPUs. A small network leaves most of a GPU idle; several engines, stepped in turn, overlap.
-* **Several processes.** Under torchrun each process computes its share of every batch, and gradients are added up.
-
-bfloat16 is not on this list: it changes the numbers, so it is part of the recipe.
+The channels of a pixel lie side by side in memory, one kernel updates all weights, and on request PyTorch's compiler
+merges operations. On NVIDIA GPUs a whole step, hundreds of small kernels, is recorded as a CUDA graph and launched at
+once, and engines that are stepped in turn overlap, each on a stream of its own. Under torchrun each process computes
+its share of every batch, and gradients are added up. bfloat16 changes the numbers, so it is part of the recipe.
 """
 
 import copy
@@ -31,22 +24,11 @@ from .distributed import rank, total, world_size
 class Engine(Trainer):
     """The fast path: takes the same steps as the plain loop, on the same batches, with the same schedule.
 
-    Args:
-        arguments, options: ``model``, ``train``, ``recipe``, ``device`` and ``treatment``, as for
-            :class:`resnet56.train.Trainer`.
-        channels_last, fused, compiled, graphed: the tricks listed above, each of which can be left out to see what it
-            brings. Graphs are for NVIDIA GPUs, one process and the fused optimizer; elsewhere ``graphed`` does nothing.
+    It is made like a :class:`resnet56.train.Trainer`. Each trick can be left out, to see what it brings. Graphs are for
+    NVIDIA GPUs, one process and the fused optimizer; elsewhere ``graphed`` does nothing.
     """
 
-    def __init__(
-        self,
-        *arguments,
-        channels_last: bool = True,
-        fused: bool = True,
-        compiled: bool = False,
-        graphed: bool = True,
-        **options,
-    ):
+    def __init__(self, *arguments, channels_last=True, fused=True, compiled=False, graphed=True, **options):
         super().__init__(*arguments, **options)
         model, recipe, on_gpu = self.model, self.recipe, self.device.type == "cuda"
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format

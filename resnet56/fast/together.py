@@ -25,14 +25,10 @@ def fit_together(
 ) -> None:
     """Train several networks to the end of their recipes, in turn, ``LOG_EVERY`` steps at a time.
 
-    On a GPU their steps overlap: a step is only queued, and each :class:`resnet56.fast.engine.Engine` has a stream.
-
-    Args:
-        trainers: the networks in training, by the names that their progress bars show.
-        validation: if given, evaluated after every epoch and at the end.
-        checkpoints: of the same names, saved each minute, at the end and on interruption.
-        deadline: when to stop, on the clock of ``time.monotonic()``.
-        progress: show a bar per network, with loss, images per second and time left.
+    On a GPU their steps overlap: a step is only queued, and each :class:`resnet56.fast.engine.Engine` has a stream. A
+    network is called by the name that its progress bar shows. ``validation`` images are evaluated after every epoch and
+    at the end, ``checkpoints`` (of the same names) saved each minute, at the end and on interruption. ``deadline`` is
+    when to stop, on the clock of ``time.monotonic()``.
 
     Raises:
         NonFiniteLoss: if a loss is not finite; the last good checkpoint is kept.
