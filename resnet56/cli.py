@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch.distributed import is_torchelastic_launched
 
 from .comparison import compare, default_recipe
 from .data import DataSet, Split, evenly, split_train
@@ -18,7 +19,7 @@ from .datasets import import_images, load_data, survey_data
 from .devices import fast_precision, hardware, has_compiler, pick_device
 from .errors import InputError
 from .fast import Engine, fit_together
-from .fast.distributed import first_process_first, process_group, rank, under_torchrun, world_size
+from .fast.distributed import first_process_first, process_group, rank, world_size
 from .flags import COMMANDS, DEEPEST, build_parser, check_numbers, command, useless
 from .model import build_model, parse_arch
 from .progress import Interrupted, OutOfTime
@@ -52,7 +53,7 @@ def _run(command: str, **given) -> tuple[int, str]:
     """Run a command; return its exit status, and what there is to say of it."""
     try:
         check_numbers(given)
-        if under_torchrun() and command != "train":
+        if is_torchelastic_launched() and command != "train":
             raise InputError("several processes can only train; run this command without torchrun")
         function, _ = COMMANDS[command]
         function(**given)

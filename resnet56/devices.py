@@ -89,8 +89,7 @@ def affinity() -> int:
 def cpu_quota(root: Path = Path("/")) -> float:
     """Return how many processors' time Linux lets this process have; infinity without a quota.
 
-    A container's limit is a quota of its control group or of one around it, and may be a fraction. ``proc`` and ``sys``
-    are looked for in ``root``.
+    A container's limit is a quota of its control group or of one around it, and may be a fraction.
     """
     quotas = [math.inf]
     for line in ["::/", *_lines(root / "proc" / "self" / "cgroup")]:  # at least the root, all that a container may see

@@ -23,11 +23,7 @@ class OutOfTime(Exception):
 class ProgressBar(tqdm):
     """A bar for one :class:`resnet56.train.Trainer`, with its loss, images per second and time left.
 
-    Args:
-        trainer: whose steps are shown.
-        show: False for no bar at all.
-        position: line on the screen, for several bars at once.
-        label: written before the bar.
+    ``position`` is its line on the screen, for several at once; without ``show`` there is none.
     """
 
     def __init__(self, trainer, show: bool = True, position: int = 0, label: str = "training"):
@@ -57,6 +53,8 @@ def catch_signals() -> Iterator[list[int]]:
         yield caught
         return
 
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -65,7 +63,6 @@ def catch_signals() -> Iterator[list[int]]:
         caught.append(number)
         restore()
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
         signal.signal(number, handle)
     try:

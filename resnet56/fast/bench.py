@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -45,13 +45,11 @@ NO_COMPILER = "there is no C++ compiler here (g++ or clang++, or the one that th
 class Bench:
     """A table of speeds and the conditions it was measured under.
 
-    Attributes:
-        about: architecture, data, hardware and so on; ``matmul_gflops``: the speed of a large matrix product here, in
-            GFLOP/s; ``image_gflop``: what one training image takes (multiplications and additions, both passes);
-            ``threads``: how many, and why; ``beside_others``: the share of its speed that the last loop keeps beside a
-            busy process on every processor, by number of threads; ``left_out``: which loop was not measured, and why.
-        rows: one dict per loop: ``loop``, ``end_to_end`` (images per second, with the making of the batches), ``ratio``
-            (to the first row).
+    ``rows`` has a dict per loop, with ``loop``, ``end_to_end`` (images per second, with the making of the batches) and
+    ``ratio`` (to the first row). ``about`` has, beside architecture, data, hardware and so on, ``matmul_gflops`` (the
+    speed of a large matrix product here, in GFLOP/s), ``image_gflop`` (what a training image takes, multiplications and
+    additions, both passes), ``threads`` (how many, and why), ``beside_others`` (the share of its speed that the
+    last loop keeps beside a busy process on every processor, by number of threads) and ``left_out`` (which loop, why).
     """
 
     about: dict
@@ -98,7 +96,9 @@ def load_bench(name: str) -> Bench:
     try:
         return Bench(**json.loads(path.read_text()))
     except (OSError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is no table of speeds ({error}); `resnet56 bench --out {path}` makes one") from error
+        away = "move it away, then " if path.exists() else ""
+        how = f"{away}`resnet56 bench --out {path}` makes one"
+        raise InputError(f"{path} is no table of speeds ({error}); {how}") from error
 
 
 class _Images(CIFAR10):
@@ -158,7 +158,7 @@ def bench(data: DataSet, *, device: torch.device, arch="resnet56", batch_size=12
     """Measure every loop of :func:`loops`, in turn, ``rounds`` times over; the medians count.
 
     Raises:
-        InputError: if there is no such architecture, or a batch is larger than the training set.
+        InputError: if a batch is larger than the training set.
     """
     if batch_size > (count := len(data.train)):
         raise InputError(f"a batch of {batch_size} is larger than the training set: use up to {count}")
@@ -226,17 +226,14 @@ def matmul_gflops(device: torch.device, precision: str, size: int = 2048) -> flo
 def busy_processors() -> Iterator[None]:
     """Keep every processor that this process may run on busy, as others do on a shared machine: a process for each."""
     spin = "import os; parent = os.getppid(); print(flush=True)\nwhile os.getppid() == parent: pass"
-    others = []
-    try:
+    with ExitStack() as stack:
+        others = []
         for _ in range(affinity()):
-            others.append(subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE))
+            others.append(stack.enter_context(subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE)))
+            stack.callback(others[-1].kill)
         for other in others:
             other.stdout.readline()
         yield
-    finally:
-        for other in others:
-            other.kill()
-            other.communicate()
 
 
 def _beside_others(device: torch.device, step: Callable[[], None], rounds: int) -> dict[str, float]:

@@ -11,13 +11,9 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import is_torchelastic_launched
 
 from ..errors import InputError
-
-
-def under_torchrun() -> bool:
-    """Tell whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextmanager
@@ -27,7 +23,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     Raises:
         InputError: if there are more processes than GPUs.
     """
-    if not under_torchrun():
+    if not is_torchelastic_launched():
         yield device
         return
     if device.type == "cuda":
