@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from resnet56 import build_model, cli, devices
+from resnet56 import Engine, Trainer, build_model, cli, devices
 from resnet56.devices import affinity, choose_threads, cpu_quota, explain_threads, has_compiler
 from resnet56.errors import InputError
 from resnet56.fast import bench as bench_module
@@ -65,6 +65,7 @@ def test_the_textbook_loop_learns_what_the_others_learn(data_set):
     textbook = Textbook(build_model("resnet8"), data_set.train, recipe, CPU)
     labels = sorted(label for _ in range(2) for label in next(textbook.loaded)[1].tolist())
     assert labels == sorted(data_set.train.labels.tolist())  # an epoch
+    assert next(textbook.loaded)[1].tolist() != next(textbook.loaded)[1].tolist()  # in an order of its own
     before = textbook.model.conv1.weight.clone()
     textbook.take_step()
     assert textbook.running_loss > 0
@@ -105,6 +106,41 @@ def test_speeds_are_images_a_second(data_set, monkeypatch):
     result = bench(data_set, arch="resnet8", batch_size=20, device=CPU, rounds=2, progress=False)
     assert result.table().iloc[0].to_dict() == {"end_to_end": 40.0, "ratio": 1.0}
     assert set(result.about["beside_others"].values()) == {1.0} and "left_out" in result.about
+
+
+def test_loops_have_their_turns_in_rounds(data_set, monkeypatch):
+    """What slows the machine down for a while slows all of them; by hand, the medians of three rounds."""
+    turns, seconds = [], {Trainer: [9.0, 1.0, 2.0], Engine: [1.0, 0.5, 8.0]}
+
+    def take(device, step, steps):
+        kind = type(getattr(step, "__self__", None))
+        turns.append(kind)
+        return seconds[kind][(len(turns) - 5) // 2] if 5 <= len(turns) <= 10 else 1.0
+
+    def two_loops(*arguments):
+        return {name: make for name, make in loops(*arguments).items() if name.startswith(("plain", "+ fused"))}
+
+    monkeypatch.setattr(bench_module, "_time", take)
+    monkeypatch.setattr(bench_module, "loops", two_loops)
+    monkeypatch.setattr(bench_module, "BLOCK_SECONDS", 0.5)  # a step a block
+    monkeypatch.setattr(bench_module, "busy_processors", contextlib.nullcontext)
+    table = bench(data_set, arch="resnet8", batch_size=20, device=CPU, rounds=3, progress=False).table()
+    assert turns[4:10] == [Trainer, Engine] * 3
+    assert table["end_to_end"].tolist() == [10.0, 20.0] and table["ratio"].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_each_loop_adds_the_trick_that_it_is_called_by(data_set, monkeypatch, precision):
+    monkeypatch.setattr(bench_module, "fast_precision", lambda device: precision)
+    made = {name: make() for name, make in loops(data_set, "resnet8", 20, CPU).items()}
+    names = ["textbook", "plain: data on the device, nothing read", "+ channels-last", "+ fused optimizer"]
+    assert list(made) == [*names, *["+ bf16"] * (precision == "bf16"), "+ compiled"]
+    assert [type(trainer) for trainer in made.values()] == [Textbook, Trainer] + [Engine] * (len(made) - 2)
+    first, *others = list(made.values())[2:]
+    assert {trainer.memory_format for trainer in (first, *others)} == {torch.channels_last}
+    assert not first.optimizer.defaults["fused"] and all(trainer.optimizer.defaults["fused"] for trainer in others)
+    assert [trainer.recipe.precision for trainer in made.values()] == ["fp32"] * 4 + [precision] * (len(made) - 4)
+    assert [trainer.how["compiled"] for trainer in (first, *others)] == [False] * len(others) + [True]
 
 
 def test_what_cannot_be_compiled_is_left_out_in_a_line(data_set, monkeypatch):
@@ -197,6 +233,30 @@ def test_the_share_that_is_kept_beside_others(monkeypatch):
     monkeypatch.setattr(bench_module, "_time", lambda *arguments: seconds[seen[-1] if seen else "idle"][threads["now"]])
     assert bench_module._beside_others(CPU, None, 2) == {"3": 0.25, "1": 0.5}
     assert seen == ["busy", "idle", "busy", "idle"] and threads["now"] == 3
+
+
+# --- Devices ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "first"), [(True, True, "cuda"), (False, True, "mps"), (True, False, "cuda"), (False, False, "cpu")]
+)
+def test_a_gpu_comes_before_the_processor(cuda, mps, first, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert devices.pick_device() == torch.device(first) and devices.pick_device(CPU) is CPU
+    for name, there in (("cuda", cuda), ("mps", mps)):
+        with contextlib.nullcontext() if there else pytest.raises(InputError, match=f"no {name} device .*: use cpu"):
+            assert devices.pick_device(name).type == name
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [("fma avx512_bf16", "bf16"), ("amx_bf16 amx_tile", "bf16"), ("avx512f", "fp32"), ("", "fp32")],
+)
+def test_bf16_is_for_processors_that_compute_in_it(flags, precision, monkeypatch):
+    monkeypatch.setattr(devices, "_cpu_info", {"flags": flags}.get)
+    assert devices.fast_precision(CPU) == precision and devices.fast_precision(torch.device("mps")) == "fp32"
 
 
 # --- Threads ------------------------------------------------------------------------------------------
