@@ -25,7 +25,7 @@ from .model import build_model, parse_arch
 from .progress import Interrupted, OutOfTime
 from .recipe import PRESETS, Recipe
 from .records.checkpoint import Checkpoint, extend, find_record, load_checkpoint, resume
-from .records.files import check_writable, data_dir, lock, new_folder, unused, write_file
+from .records.files import check_writable, data_dir, lock, new_folder, write_file
 from .records.foreign import Network, classify, load_network, read_image
 from .records.published import beside_published
 from .records.runs import Run, describe_run, find_pretrained, runs_table, save_run, summarise
@@ -132,16 +132,16 @@ def _train(given: dict, saved: dict | None, device: torch.device) -> None:
     elif saved:
         checkpoint = dataclasses.replace(checkpoint, extended=(*saved["extended"], recipe.total_steps(len(train))))
     with lock(checkpoint.path) if rank() == 0 else contextlib.nullcontext():
-        record = find_record(out / "runs" / name, checkpoint, longer)
+        recorded = find_record(out / "runs" / name, checkpoint, longer)
         if checkpoint is not begun and checkpoint.path.exists():
             raise InputError(f"{checkpoint.path} is there already; go on with --resume {checkpoint.path}, or delete it")
-        if checkpoint is not begun and record:
-            raise InputError(f"this run is recorded already, in {record}; give another --seed or --out")
+        if checkpoint is not begun and recorded.exists():
+            raise InputError(f"this run is recorded already, in {recorded}; give another --seed or --out")
         if saved:
             resume(trainer, begun, recipe)
         unsaved = _fit(trainer, checkpoint, validation, data)
         if rank() == 0:
-            _report(trainer, checkpoint, data, unsaved, record or unused(out / "runs" / name))
+            _report(trainer, checkpoint, data, unsaved, find_record(out / "runs" / name, checkpoint, longer))
 
 
 def _settings(given: dict, saved: dict | None, device: torch.device) -> tuple[dict, Recipe]:

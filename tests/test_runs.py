@@ -16,7 +16,7 @@ import torch
 
 from resnet56 import Engine, InputError, Recipe, build_model, compare, find_runs, fit, load_comparison, load_run
 from resnet56.plots import plot_comparison, plot_gradient_heatmaps
-from resnet56.records.files import InProgress, lock, new_folder, unused, write_file
+from resnet56.records.files import InProgress, lock, new_folder, write_file
 from resnet56.records.runs import Run, commit, last_steps, runs_table, save_run
 
 ROOT = Path(__file__).parent.parent
@@ -141,7 +141,6 @@ def test_a_folder_appears_only_when_complete(tmp_path):
         pass
     (tmp_path / "runs" / "empty").rmdir()
     assert (tmp_path / "runs" / "run" / "file").read_text() == "first"
-    assert unused(tmp_path / "runs" / "run").name == "run-2"
 
 
 # --- Exact figures --------------------------------------------------------------------------------------
