@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from resnet56 import InputError, Recipe, hold_out, load_pretrained, pixel_mean
+from resnet56 import InputError, Recipe, build_model, hold_out, load_pretrained, pixel_mean
 from resnet56.data import evenly, normalise
+from resnet56.instruments.diagnosis import diagnosis
 from resnet56.instruments.landscape import loss_landscape
+from resnet56.instruments.lesions import lesion_each
 from resnet56.instruments.responses import layer_responses
 from resnet56.records import measuring as module
 from resnet56.records.files import InProgress, lock
@@ -90,6 +92,33 @@ def test_what_is_recorded_is_what_the_instrument_gives(learnable, recorded, monk
     found = table[table["arch"] == "resnet56"].drop(columns="arch").reset_index(drop=True)
     pd.testing.assert_frame_equal(found, direct, rtol=1e-4, check_dtype=False)
     assert torch.is_tensor(mean)
+
+
+def test_controls_further_directions_and_the_diagnosis_are_those_of_the_instruments(learnable, recorded, monkeypatch):
+    only(monkeypatch, "lesions-each", "loss-surfaces", "diagnosis", "loss-line")
+    paths, _ = measure(learnable, recorded)
+    lesions, surfaces, diagnoses, lines = (load_measurement(path).table for path in paths)
+    rest, _ = hold_out(learnable.train, 20)
+    model, mean = load_pretrained("plain8", str(recorded / "runs" / "tiny-learnable"))
+    some, test, every = evenly(rest, 10), evenly(learnable.test, 10), normalise(rest.pixels, pixel_mean(rest))
+    quiet = dict(progress=False)
+
+    def check(table, direct, arch="plain56"):
+        found = table[table["arch"] == arch].drop(columns=["arch"]).reset_index(drop=True)
+        pd.testing.assert_frame_equal(found[direct.columns], direct, rtol=1e-4, check_dtype=False)
+
+    check(lesions, lesion_each(model, test, mean, recalibrate=every, **quiet))  # of 1000 images there are 180
+    assert (lesions["loss_recalibrated"] != lesions["loss"]).all()
+    check(surfaces, loss_landscape(model, some, mean, points=3, seeds=(1, 2), **quiet))
+    check(lines, loss_landscape(model, some, mean, axes=1, points=7, **quiet))
+    batch = evenly(rest, 128)
+    batch = normalise(batch.pixels, pixel_mean(rest)), batch.labels
+    torch.manual_seed(0)
+    for state, network in (("fresh", build_model("plain8")), ("trained", model)):
+        check(diagnoses[diagnoses["state"] == state], pd.DataFrame([diagnosis(network, *batch)]))
+    assert diagnoses[["state", "arch"]].apply(tuple, axis=1).tolist() == [
+        (state, arch) for state in ("fresh", "trained") for arch in ("plain56", "resnet56")
+    ]
 
 
 def only(monkeypatch, *names):

@@ -154,18 +154,17 @@ def load_run(folder: str | Path) -> Run:
         InputError: if there is none, or one of its files is damaged or missing.
     """
     with unsealed(folder, "run.json", "recorded run") as (folder, about):
-        history = pd.read_csv(folder / "history.csv")
-        return Run(about, history, _load_gradients(folder) if "gradients.npz" in about["files"] else None)
-
-
-def _load_gradients(folder: Path) -> pd.DataFrame:
-    with np.load(folder / "gradients.npz", allow_pickle=False) as file:
-        arrays = dict(file)
-    steps, layers, stages = (arrays.pop(name) for name in ("steps", "layers", "stages"))
-    table = pd.DataFrame({"step": np.repeat(steps, len(layers))})
-    table["depth"] = np.tile(np.arange(1, len(layers) + 1), len(steps))
-    table["layer"], table["stage"] = np.tile(layers, len(steps)), np.tile(stages, len(steps))
-    return table.assign(**{name: values.ravel() for name, values in arrays.items()})
+        history, gradients = pd.read_csv(folder / "history.csv"), None
+        if "gradients.npz" in about["files"]:
+            with np.load(folder / "gradients.npz", allow_pickle=False) as file:
+                arrays = dict(file)
+            steps, layers, stages = (arrays.pop(name) for name in ("steps", "layers", "stages"))
+            gradients = pd.DataFrame({"step": np.repeat(steps, len(layers))})
+            gradients["depth"] = np.tile(np.arange(1, len(layers) + 1), len(steps))
+            gradients["layer"], gradients["stage"] = np.tile(layers, len(steps)), np.tile(stages, len(steps))
+            for name, values in arrays.items():
+                gradients[name] = values.ravel()
+        return Run(about, history, gradients)
 
 
 def load_pretrained(arch: str, suite: str | None = None) -> tuple[nn.Module, Tensor]:

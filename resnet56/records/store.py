@@ -38,8 +38,10 @@ def unsealed(folder: str | Path, name: str, what: str) -> Iterator[tuple[Path, d
         about = json.loads((folder / name).read_text())
         damaged = [name] * (about["checksum"] != _checksum(about))
         damaged += [file for file, digest in about["files"].items() if _sha256(folder / file) != digest]
+        if about.get("commit", UNKNOWN) is None:  # as it was written once
+            about["commit"] = UNKNOWN
         if not damaged:
-            yield folder, about | ({"commit": UNKNOWN} if about.get("commit", "") is None else {})  # as written once
+            yield folder, about
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{what} {folder.name} cannot be read ({error}); {how_to_get(folder)}") from error
     if damaged:

@@ -69,7 +69,7 @@ def _ingredients() -> Runs:
     return {name: ("resnet8", recipe) for name, recipe in recipes.items()}
 
 
-LIKE_THE_BOOK = ("resnet56", "plain56", "plain20", "resnet20")
+MAIN = ("resnet56", "plain56", "plain20", "resnet20")
 BETWEEN = ("plain44", "resnet44", "plain32", "resnet32")
 SUITES = {
     "paper": Suite(
@@ -81,9 +81,7 @@ SUITES = {
         )
     ),
     "fast": Suite(_seeded(range(5), _each(FAST, "plain56", "resnet56"))),
-    "laptop": Suite(
-        _seeded([0], _each(LAPTOP, *LIKE_THE_BOOK, *BETWEEN)) | _seeded([1], _each(LAPTOP, *LIKE_THE_BOOK))
-    ),
+    "laptop": Suite(_seeded([0], _each(LAPTOP, *MAIN, *BETWEEN)) | _seeded([1], _each(LAPTOP, *MAIN))),
     "ingredients": Suite(_ingredients(), keep=False),
     "rates": Suite(  # does a plain network do better at another rate?
         {
