@@ -121,6 +121,42 @@ def test_controls_further_directions_and_the_diagnosis_are_those_of_the_instrume
     ]
 
 
+def test_fresh_networks_are_of_every_depth_and_calibrated_beside_noise(learnable, recorded, monkeypatch):
+    only(monkeypatch, "gradient-growth", "shattering")
+    paths, _ = measure(learnable, recorded)
+    growth, table = (load_measurement(path).table for path in paths)
+    depths = (8, 14, 20, 32, 44, 56, 80, 110)
+    assert growth["arch"].unique().tolist() == [f"{family}{n}" for family in ("plain", "resnet") for n in depths]
+    assert (
+        growth.groupby("arch")["depth"]
+        .apply(list)
+        .eq(pd.Series({arch: [*range(1, 9)] for arch in growth["arch"]}))
+        .all()
+    )
+    archs = {state: rows["arch"].unique().tolist() for state, rows in table.groupby("state")}
+    assert archs["fresh"] == [f"{family}{n}" for family in ("plain", "resnet") for n in (8, 20, 56)]
+    assert archs["trained"] == ["plain56", "resnet56"] and archs["noise"] == ["white", "brown"]
+    curves = table.set_index(["state", "arch", "lag"])["autocorrelation"]
+    assert abs(curves["noise", "white", 1]) < 0.1 and curves["noise", "brown", 1] > 0.8
+
+    rest, _ = hold_out(learnable.train, 20)
+    images = normalise(evenly(rest, 128).pixels, pixel_mean(rest))
+    torch.manual_seed(0)
+    model = build_model("plain8").train()
+    for norm in model.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = 1.0  # one pass sets the statistics to those of this batch
+    model(images)
+    model.eval()
+    path = torch.stack([torch.lerp(images[0], images[-1], share) for share in torch.linspace(0, 1, 256)])
+    (gradients,) = torch.autograd.grad(model(path.requires_grad_())[:, 0].sum(), path)
+    gradients = gradients.flatten(1).double()
+    gradients = gradients - gradients.mean(dim=0)
+    for lag in (1, 15):
+        expected = (gradients[:-lag] * gradients[lag:]).sum() / gradients.square().sum()
+        assert curves["fresh", "plain56", lag] == pytest.approx(expected.item(), abs=1e-3)
+
+
 def only(monkeypatch, *names):
     """Let these be all the measurements there are."""
     monkeypatch.setattr(module, "MEASUREMENTS", {name: MEASUREMENTS[name] for name in names})
