@@ -71,8 +71,7 @@ def read_tensors(path: str | Path) -> dict:
 def load_checkpoint(path: str | Path) -> dict:
     """Read what :meth:`Checkpoint.save` wrote, onto the CPU, without running any code stored in it.
 
-    Raises:
-        InputError: if the file is missing, damaged or not a checkpoint of this package.
+    If the file is missing, damaged or not a checkpoint of this package, that is an ``InputError``.
     """
     content = read_tensors(path)
     theirs = str(content.get("format"))

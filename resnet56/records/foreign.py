@@ -62,8 +62,7 @@ def load_network(path: str | Path, arch: str | None = None, normalisation: str |
             is called ``linear``, as by akamaster, else ``"cifar10"``, as by chenyaofo.
 
     Raises:
-        InputError: if the file cannot be read or holds another network (the message names what is missing or too many),
-            or if ``arch`` or ``normalisation`` is given for a file that says that itself.
+        InputError: if the file cannot be read, holds another network, or says ``arch`` and ``normalisation`` itself.
     """
     path = Path(path)
     content = read_tensors(path)

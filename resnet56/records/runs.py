@@ -148,10 +148,9 @@ def reference_logits(model: nn.Module, mean: Tensor) -> Tensor:
 
 
 def load_run(folder: str | Path) -> Run:
-    """Load a recorded run, by its folder or by the name of its folder in ``data/runs/``.
+    """Load a recorded run, by its folder or by that folder's name in ``data/runs/``.
 
-    Raises:
-        InputError: if there is none, or one of its files is damaged or missing.
+    If there is none, or one of its files is damaged or missing, that is an ``InputError``.
     """
     with unsealed(folder, "run.json", "recorded run") as (folder, about):
         history, gradients = pd.read_csv(folder / "history.csv"), None
@@ -172,10 +171,8 @@ def load_pretrained(arch: str, suite: str | None = None) -> tuple[nn.Module, Ten
 
     Returns:
         The network, in evaluation mode, and the mean image of its training images, ``(3, 32, 32)``. Where several runs
-        of this network kept their weights, those of the longest; of equally long ones, the first by name.
-
-    Raises:
-        InputError: if there is none, or it is damaged.
+        of this network kept their weights, those of the longest; of equally long ones, the first by name. If there is
+        none, or it is damaged, that is an ``InputError``.
     """
     run, path = find_pretrained(arch, suite)
     weights = load_file(path / "weights.safetensors")

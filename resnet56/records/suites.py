@@ -5,7 +5,7 @@ import fnmatch
 import math
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -238,15 +238,11 @@ def _take_missing(jobs: list[Job], count: int, locks: ExitStack) -> list[Job]:
     for job in jobs:
         if len(taken) == count:
             break
-        with ExitStack() as held:
-            try:
-                held.enter_context(lock(job.checkpoint))
-            except InProgress:
-                continue
+        with suppress(InProgress):
+            locks.enter_context(lock(job.checkpoint))
             if job.record.exists():
                 job.checkpoint.unlink(missing_ok=True)  # of a process that was killed before it could
             else:
-                locks.push(held.pop_all())
                 taken.append(job)
     return taken
 
