@@ -26,7 +26,7 @@ from .observe import evenly
 from .progress import Interrupted, OutOfTime
 from .recipe import PRESETS, Recipe
 from .records.checkpoint import Checkpoint, extend, find_record, load_checkpoint, resume
-from .records.files import check_writable, data_dir, lock, new_folder, unused, write_file
+from .records.files import check_writable, data_dir, lock, new_folder, write_file
 from .records.foreign import Network, classify, load_network, read_image
 from .records.published import beside_published
 from .records.runs import Run, describe_run, find_pretrained, runs_table, save_run, summarise
@@ -131,16 +131,16 @@ def _train(given: dict, begun: Path | None, saved: dict | None, out: Path | None
     new = Checkpoint(out / "checkpoints" / f"{name}.pt", **settings, extended=extended)
     checkpoint = old if saved and not given else new
     with lock(checkpoint.path) if rank() == 0 else contextlib.nullcontext():
-        record = find_record(out / "runs" / name, checkpoint, longer)
+        recorded = find_record(out / "runs" / name, checkpoint, longer)
         if checkpoint is new and new.path.exists():
             raise InputError(f"{new.path} is there already; go on with --resume {new.path}, or delete it")
-        if checkpoint is new and record:
-            raise InputError(f"this run is recorded already, in {record}; give another --seed or --out")
+        if checkpoint is new and recorded.exists():
+            raise InputError(f"this run is recorded already, in {recorded}; give another --seed or --out")
         if saved:
             resume(trainer, old, recipe)
         unsaved = _fit(trainer, checkpoint, validation, data)
         if rank() == 0:
-            _report(trainer, checkpoint, data, unsaved, record or unused(out / "runs" / name))
+            _report(trainer, checkpoint, data, unsaved, find_record(out / "runs" / name, checkpoint, longer))
 
 
 def _settings(given: dict, saved: dict | None, device: torch.device) -> tuple[dict, Recipe]:
