@@ -243,7 +243,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def run_inspect(options: argparse.Namespace) -> None:
     """Apply the instruments to one network."""
-    from .instruments.inspection import inspect_network  # imported here: training needs no instruments
+    from .instruments.diagnosis import inspect_network  # imported here: training needs no instruments
 
     given = vars(options)
     device = pick_device(given.get("device", "auto"))

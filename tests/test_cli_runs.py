@@ -20,7 +20,7 @@ from PIL import Image
 from resnet56 import InputError, Recipe, build_model, cli, evaluate, hold_out, load_run
 from resnet56.data import DataSet, Split, normalise
 from resnet56.datasets.loading import CIFAR10_CLASSES
-from resnet56.instruments.inspection import dead_filters
+from resnet56.instruments.diagnosis import dead_filters
 from resnet56.recipe import PRESETS
 from resnet56.records import files
 from resnet56.records.checkpoint import load_checkpoint

@@ -18,7 +18,7 @@ def plot_responses(tables: dict[str, pd.DataFrame], conditions: str) -> Figure:
     """Draw each layer's response by its place in the network, and sorted by size (He et al. 2015, Figure 7).
 
     Args:
-        tables: from architecture to what :func:`resnet56.instruments.responses.layer_responses` gave; the output of the
+        tables: from architecture to what :func:`resnet56.instruments.diagnosis.layer_responses` gave; the output of the
             last layer, the logits, is left out as in the paper.
         conditions: what was measured on what, in a line, written above.
     """

@@ -15,12 +15,11 @@ from ..data import DataSet, Split, evenly, normalise, split_train
 from ..devices import hardware, pick_device, versions
 from ..errors import InputError
 from ..gradients import output_gradient_norms
-from ..instruments.initialisation import branch_variances
+from ..instruments.diagnosis import layer_responses
+from ..instruments.initialisation import branch_variances, calibrate
 from ..instruments.landscape import loss_landscape
 from ..instruments.lesions import lesion_each, lesion_random
-from ..instruments.modes import calibrate
 from ..instruments.paths import path_lengths
-from ..instruments.responses import layer_responses
 from ..instruments.shattering import autocorrelation, brown_noise, input_gradients, line, white_noise
 from ..layers import stage_of, weighted_layers
 from ..model import build_model
