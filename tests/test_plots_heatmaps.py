@@ -102,15 +102,6 @@ def test_flow_by_epoch_reads_the_epochs_of_a_real_run(runs):
     assert bar.get_ylim() == (0.5, 3.5)
 
 
-def test_a_short_run_is_split_into_fifths(runs):
-    run = made_up(runs[0], steps=50, epochs=1.25, every=5)
-    axis, bar = plot_gradient_flow_by_epoch([run]).axes
-    fifths, _ = data_lines(axis)
-    expected = [norms(run, steps) for steps in ([5], [10, 15], [20, 25], [30, 35], [40, 45])]
-    np.testing.assert_allclose([line.get_ydata() for line in fifths], expected, rtol=1e-10)
-    assert bar.get_ylabel() == "fifth of the run, which lasts 1.2 epochs"
-
-
 def test_flow_by_epoch_marks_and_names_the_stages(runs):
     axis = plot_gradient_flow_by_epoch(runs).axes[0]
     boundaries = [line.get_xdata()[0] for line in axis.lines if len(line.get_xdata()) == 2]
