@@ -16,7 +16,7 @@ from resnet56 import InputError, build_model, evaluate, pixel_mean
 from resnet56.data import normalise
 from resnet56.gradients import output_gradient_norms
 from resnet56.instruments.diagnosis import dead_filters, diagnosis, identity_distances, layer_responses, turning_angles
-from resnet56.instruments.initialisation import GROWTH, RELU_VARIANCE, branch_ratio, branch_variances, calibrate
+from resnet56.instruments.initialisation import GROWTH, RELU_VARIANCE, branch_variances, calibrate
 from resnet56.instruments.lesions import lesion_each, lesion_random, without_blocks
 from resnet56.instruments.paths import gradients_along, path_lengths
 from resnet56.instruments.shattering import autocorrelation, brown_noise, input_gradients, line, white_noise
@@ -365,17 +365,6 @@ def test_relus_variance_is_that_of_a_simulation():
         z.relu().var().item() == pytest.approx(RELU_VARIANCE, rel=5e-3)
         and pytest.approx(0.341, abs=1e-3) == RELU_VARIANCE
     )
-
-
-def test_shares_of_branches_are_those_of_a_reflected_random_walk():
-    torch.manual_seed(0)
-    x, variances = torch.zeros(200_000), []
-    for _ in range(100):
-        variances.append(x.var().item())  # of the shortcut of the next block
-        x = (x + torch.randn(len(x))).relu()
-    for block in (20, 50, 99):
-        assert 1 / variances[block] == pytest.approx(branch_ratio(block), rel=0.03)
-    assert branch_ratio(1) == pytest.approx(2.752, abs=1e-3)
 
 
 def test_branches_of_a_fresh_network_have_variance_one(batch, untouched):

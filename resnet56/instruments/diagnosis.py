@@ -25,10 +25,9 @@ def layer_responses(model: nn.Module, images: Tensor) -> pd.DataFrame:
     """Measure how strongly each layer acts on what it is given (He et al. 2015, section 4.2 and Figure 7).
 
     A response is a layer's output after batch normalisation, before the nonlinearity: of any trained network, to images
-    ``(N, 3, 32, 32)`` as it sees them, in evaluation mode as in the paper. (With the statistics of the batch, a fresh
-    layer's would be 1 by construction.) Returns a row per weighted layer, with ``depth`` (1 for the first), ``layer``,
-    ``stage``, ``std`` (standard deviation over images, channels and pixels; no unit; of a layer's last use, not a
-    number where it is not used).
+    ``(N, 3, 32, 32)`` as it sees them, in evaluation mode as in the paper. Returns a row per weighted layer, with
+    ``depth`` (1 for the first), ``layer``, ``stage``, ``std`` (standard deviation over images, channels and pixels; no
+    unit; of a layer's last use, not a number where it is not used).
     """
     with undisturbed(model, training=False), responses(model, torch.std) as found:
         model(images)
@@ -40,12 +39,11 @@ def layer_responses(model: nn.Module, images: Tensor) -> pd.DataFrame:
 
 
 def inspect_network(model: nn.Module, mean: Tensor, train: Split, test: Split, progress: bool = True) -> pd.DataFrame:
-    """Apply the instruments of chapter 7, and :func:`dead_filters`, to a trained network; it is left as it was.
+    """Apply instruments to a trained network with its mean image; it is left as it was.
 
     Returns :func:`layer_responses` to the test images, with ``gradient`` (see
     :func:`resnet56.gradients.output_gradient_norms`; on the training images), ``dead`` (filters) and, at the last layer
-    of each block, ``lesion`` (error in percent without the block). ``table.attrs["error"]`` is that of the whole
-    network, ``mean`` its mean image; ``progress`` shows a bar for the lesions.
+    of each block, ``lesion`` (error in percent without the block). ``table.attrs["error"]`` is that of the whole.
     """
     images = normalise(test.pixels, mean)
     table = layer_responses(model, images)

@@ -5,8 +5,9 @@ with variance 1. In a plain network a squared gradient on its way back is halved
 through, and divided by :data:`RELU_VARIANCE`, that of what the layer was given, because batch normalisation makes the
 output's variance 1. So the gradient explodes: it grows :data:`GROWTH` times a layer (Yang et al. 2019).
 
-In a residual network each block adds a branch of variance 1, and ReLU reflects the sum at 0: a random walk with a wall.
-So the branch's share falls as :func:`branch_ratio` (De & Smith 2020), and so does the gradient that it adds.
+In a residual network each block adds a branch of variance 1, and ReLU reflects the sum at 0: a random walk with a wall,
+whose variance after l blocks is (1 - 2/pi) l, that of the absolute value of a Gaussian. So a branch's share falls as
+2.75/l (De & Smith 2020), and so does the gradient that it adds.
 """
 
 import math
@@ -46,22 +47,13 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
         norm.running_var.copy_(variance)
 
 
-def branch_ratio(block: int) -> float:
-    """Return the variance of a fresh residual network's branch over that of its shortcut, at block 1, 2, ...
-
-    It is 2.75/block: the walk of l steps is distributed as the absolute value of a Gaussian of variance l, so that its
-    own variance is (1 - 2/pi) l.
-    """
-    return 1 / ((1 - 2 / math.pi) * block)
-
-
 @torch.no_grad()
 def branch_variances(model: nn.Module, images: Tensor) -> pd.DataFrame:
     """Measure how large each block's branch is beside its shortcut (De & Smith 2020, section 3).
 
     For a residual network, also a fresh one: in training mode, on images ``(N, 3, 32, 32)`` as it sees them. Returns a
     row per block, with ``block`` (1 for the first), ``name``, ``stage``, ``branch`` and ``shortcut`` (variance over
-    images and pixels, mean over channels) and ``ratio`` (branch over shortcut); compare :func:`branch_ratio`.
+    images and pixels, mean over channels) and ``ratio`` (branch over shortcut).
 
     Raises:
         InputError: if the network has no blocks of :func:`resnet56.model.build_model`, or no shortcuts.
