@@ -16,7 +16,7 @@ from resnet56 import InputError, build_model, evaluate, pixel_mean
 from resnet56.data import normalise
 from resnet56.gradients import output_gradient_norms
 from resnet56.instruments.diagnosis import dead_filters, diagnosis, identity_distances, layer_responses, turning_angles
-from resnet56.instruments.initialisation import GROWTH, RELU_VARIANCE, branch_variances, calibrate
+from resnet56.instruments.initialisation import GROWTH, branch_variances, calibrate
 from resnet56.instruments.lesions import lesion_each, lesion_random, without_blocks
 from resnet56.instruments.paths import gradients_along, path_lengths
 from resnet56.instruments.shattering import autocorrelation, brown_noise, input_gradients, line, white_noise
@@ -358,13 +358,10 @@ def test_in_a_wide_plain_network_the_gradient_grows_as_theory_says():
     assert growth == pytest.approx(GROWTH, rel=0.02) and pytest.approx(1.2112, abs=1e-4) == GROWTH
 
 
-def test_relus_variance_is_that_of_a_simulation():
+def test_the_growth_is_that_of_relus_variance_in_a_simulation():
     torch.manual_seed(0)
     z = torch.randn(1_000_000)
-    assert (
-        z.relu().var().item() == pytest.approx(RELU_VARIANCE, rel=5e-3)
-        and pytest.approx(0.341, abs=1e-3) == RELU_VARIANCE
-    )
+    assert 0.5 / z.relu().var().item() == pytest.approx(GROWTH**2, rel=5e-3)
 
 
 def test_branches_of_a_fresh_network_have_variance_one(batch, untouched):

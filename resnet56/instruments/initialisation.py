@@ -2,8 +2,8 @@
 
 In a wide network with He's initialisation, batch normalisation and ReLU, what leaves a normalisation is about Gaussian
 with variance 1. In a plain network a squared gradient on its way back is halved by ReLU, which lets half of the units
-through, and divided by :data:`RELU_VARIANCE`, that of what the layer was given, because batch normalisation makes the
-output's variance 1. So the gradient explodes: it grows :data:`GROWTH` times a layer (Yang et al. 2019).
+through, and divided by the variance of what the layer was given, ReLU of a Gaussian's (pi - 1) / (2 pi), because batch
+normalisation makes the output's variance 1. So the gradient explodes: it grows :data:`GROWTH` times a layer.
 
 In a residual network each block adds a branch of variance 1, and ReLU reflects the sum at 0: a random walk with a wall,
 whose variance after l blocks is (1 - 2/pi) l, that of the absolute value of a Gaussian. So a branch's share falls as
@@ -20,11 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..errors import InputError
 from ..layers import basic_blocks, listening, stage_of, undisturbed
 
-#: Variance of max(z, 0) for a standard Gaussian z: 0.341.
-RELU_VARIANCE = (math.pi - 1) / (2 * math.pi)
-
 #: Growth of the gradient per layer towards the input in wide, plain networks (Yang et al. 2019, section 4): 1.21.
-GROWTH = math.sqrt(0.5 / RELU_VARIANCE)
+GROWTH = math.sqrt(math.pi / (math.pi - 1))
 
 
 @torch.no_grad()

@@ -84,9 +84,7 @@ def loss_landscape(
         (percent). Where the activations overflow, the loss is infinite or not a number, and the error means nothing.
 
     Raises:
-        InputError: if there is no such grid, the network has no weights to move or is not built yet, or ``partial`` is
-            of another network, other images or points.
-        Interrupted: on SIGINT or SIGTERM, when the results so far are saved.
+        InputError: if there is no such grid, or the network has no weights to move or is not built yet.
     """
     if axes not in (1, 2):
         raise InputError(f"no landscape with {axes} axes: give 1 for a line, 2 for a square")

@@ -66,10 +66,6 @@ def lesion_each(model: nn.Module, split: Split, mean: Tensor, **options) -> pd.D
     Returns:
         A row for the whole network and one per block, with ``removed`` (name, empty for the whole network), ``count``
         (0 or 1), ``loss`` (nats), ``error`` (percent).
-
-    Raises:
-        InputError: if the network has no blocks, or ``partial`` is of another study.
-        Interrupted: on SIGINT or SIGTERM, when the results so far are saved.
     """
     return _study(model, split, mean, [[], *([name] for name in basic_blocks(model))], options)
 
