@@ -87,9 +87,10 @@ def plot_gradient_heatmaps(runs: list[Run], quantity: str = "gradient_norm") -> 
             raise InputError(f"{runs[0].arch} and {run.arch} differ in depth and cannot share an axis: draw each alone")
     tables = [run.by_layer(quantity).T for run in runs]
     ends, good = colour_scale(tables)
+    norm = LogNorm(*ends)
     figure, axes = panels(len(runs), 5, runs[0].label(), sharey=True)
     for axis, run, table in zip(axes, runs, tables, strict=True):
-        mesh = _draw_heatmap(axis, table, LogNorm(*ends))
+        mesh = _draw_heatmap(axis, table, norm)
         strip = " (strip on the left: step 0)" if len(table.columns) > 1 and 0 in table.columns else ""
         axis.set(title=display_name(run.arch), xlabel=f"training step{strip}")
     middle = len(layers) // 12  # of the blocks of a stage
