@@ -130,6 +130,7 @@ def test_heatmaps_show_the_table_on_one_scale(runs, quantity):
     assert meshes[0].norm.vmin == meshes[1].norm.vmin and meshes[0].norm.vmax == meshes[1].norm.vmax
     everything = pd.concat([run.gradients[quantity] for run in runs])
     assert everything.min() <= meshes[0].norm.vmin < meshes[0].norm.vmax <= everything.max()
+    assert everything.between(meshes[0].norm.vmin, meshes[0].norm.vmax).sum() >= len(everything) - 2
     words = {
         "gradient_norm": "L2 norm of the weight gradient (nats)",
         "weight_norm": "L2 norm of the weights",
@@ -190,6 +191,9 @@ def test_what_was_not_recorded_is_named(runs, plot):
     for gradients in (None, residual.gradients[:0]):
         with pytest.raises(InputError, match="^the run of resnet8 has no recorded gradients; .* records them$"):
             plot([plain, dataclasses.replace(residual, gradients=gradients)])
+    still = dataclasses.replace(residual, gradients=residual.gradients.assign(gradient_norm=0.0))
+    with pytest.raises(InputError, match="resnet8 has not recorded 'gradient_norm'"):
+        plot([plain, still])
     with pytest.raises(InputError, match="resnet8 has not recorded 'gradient_rms': it has weight_norm, gradient_norm"):
         plot(
             [plain, dataclasses.replace(residual, gradients=residual.gradients.drop(columns="gradient_rms"))],

@@ -114,8 +114,7 @@ def loss_landscape(
             weight.copy_(weights[0][name])
         return pd.DataFrame([evaluate(probe, split, mean)])
 
-    moves = [direction[name] for pair in directions.values() for direction in pair for name in centre]
-    key = repr(model) + digest(*model.state_dict().values(), *moves, split.pixels, split.labels, mean)
+    key = repr(model) + digest(*model.state_dict().values(), split.pixels, split.labels, mean)
     return measure_each(grid, measure, label="loss landscape", key=key, **options)
 
 
