@@ -278,7 +278,7 @@ def _network_and_data(path: Path, data=None, arch=None, normalise=None) -> tuple
 @command("inspect", "PATH images arch normalise data device out")
 def run_inspect(path: Path, *, images=500, device="auto", out: Path | None = None, **given) -> None:
     """Apply the instruments to a network: responses, gradients, dead filters of each layer, lesions of each block."""
-    from .instruments.inspection import inspect_network  # imported here: training needs no instruments
+    from .instruments.diagnosis import inspect_network  # imported here: training needs no instruments
 
     device = pick_device(device)
     if out:

@@ -20,7 +20,7 @@ from PIL import Image
 from resnet56 import InputError, Recipe, build_model, cli, evaluate, hold_out, load_run
 from resnet56.data import DataSet, Split, normalise
 from resnet56.datasets.loading import CIFAR10_CLASSES
-from resnet56.instruments.inspection import dead_filters
+from resnet56.instruments.diagnosis import dead_filters
 from resnet56.plots import plot_degradation
 from resnet56.recipe import PRESETS
 from resnet56.records import files
@@ -120,7 +120,7 @@ def test_inspect_measures_the_gradient_on_training_images_and_all_else_on_test_i
         seen.extend([train, test])
         raise InputError("enough")
 
-    monkeypatch.setattr("resnet56.instruments.inspection.inspect_network", look)
+    monkeypatch.setattr("resnet56.instruments.diagnosis.inspect_network", look)
     assert cli.main(["inspect", str(trained[1]), "--device", "cpu", "--images", "20"]) == 2
     for given, source, count in zip(seen, (data.train, data.test), (128, 20), strict=True):
         shown = {image.numpy().tobytes() for image in source.pixels}

@@ -10,10 +10,9 @@ import torch
 
 from resnet56 import InputError, Recipe, build_model, hold_out, load_pretrained, pixel_mean
 from resnet56.data import normalise
-from resnet56.instruments.diagnosis import diagnosis
+from resnet56.instruments.diagnosis import diagnosis, layer_responses
 from resnet56.instruments.landscape import loss_landscape
 from resnet56.instruments.lesions import lesion_each
-from resnet56.instruments.responses import layer_responses
 from resnet56.observe import evenly
 from resnet56.records import measuring as module
 from resnet56.records.files import InProgress, lock

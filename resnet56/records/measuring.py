@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from ..data import DataSet, Split, hold_out, normalise
 from ..devices import pick_device
 from ..errors import InputError
-from ..instruments.diagnosis import diagnosis
-from ..instruments.initialisation import branch_variances
+from ..instruments.diagnosis import diagnosis, layer_responses
+from ..instruments.initialisation import branch_variances, calibrate
 from ..instruments.landscape import loss_landscape
 from ..instruments.lesions import lesion_each, lesion_random
-from ..instruments.modes import calibrate
 from ..instruments.paths import path_lengths
-from ..instruments.responses import layer_responses
 from ..instruments.shattering import autocorrelation, brown_noise, input_gradients, line, white_noise
 from ..layers import stage_of, weighted_layers
 from ..model import build_model
