@@ -4,12 +4,16 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import stat
 import subprocess
 import sys
 import tarfile
+import threading
 import urllib.request
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +25,8 @@ from torchvision.transforms import functional as TF
 
 from resnet56 import InputError
 from resnet56.data import Batches, Split, augment, evenly, hold_out, make_data_set, normalise, pixel_mean, split_train
-from resnet56.datasets import available_data, import_images, load_data, official, survey_data
+from resnet56.datasets import import_images, importing, load_data, official, survey_data
+from resnet56.datasets.importing import save_cached
 from resnet56.datasets.loading import CIFAR10_CLASSES
 
 # --- Splits and batches -------------------------------------------------------------------------------
@@ -227,8 +232,9 @@ def offline(monkeypatch):
 
 @pytest.fixture
 def drawings(monkeypatch, data_set):
-    monkeypatch.setattr("resnet56.datasets.loading._load_shapes10", lambda: data_set)
-    return data_set
+    drawn = replace(data_set, name="shapes10", title="shapes10")
+    monkeypatch.setattr("resnet56.datasets.loading._load_shapes10", lambda: drawn)
+    return drawn
 
 
 @pytest.fixture
@@ -290,11 +296,15 @@ OFFICIAL = ("cifar-10-batches-py", "cifar-10-python.tar.gz", "cifar-10-batches-b
 @pytest.mark.parametrize("name", ["auto", "cifar10"])
 def test_official_files_on_disk_are_used_without_a_network(source, name, tiny, offline, tmp_path, data_folder, capsys):
     (tmp_path / source).rename(data_folder / source)
-    assert available_data() == ["cifar10", "shapes10"] and os.listdir(data_folder) == [source]
+    assert survey_data()[0] == ["cifar10", "shapes10"] and os.listdir(data_folder) == [source]
     check_truth(load_data(name), tiny)
-    folder = source if "batches" in source else {"python": OFFICIAL[0], "binary": OFFICIAL[2]}[source[9:15]]
-    assert set(os.listdir(data_folder)) == {source, folder}  # an archive is kept unpacked
+    kept = [] if "batches" in source else ["cifar10.npz"]  # an archive is kept unpacked, a folder is as good
+    assert sorted(os.listdir(data_folder)) == sorted([source, *kept])
     check_truth(load_data(name), tiny)
+    if kept:
+        (data_folder / source).unlink()
+        assert survey_data() == (["cifar10", "shapes10"], [])
+        check_truth(load_data(name), tiny)
     assert not capsys.readouterr().out
 
 
@@ -320,12 +330,12 @@ def damage(path: Path, how: str) -> str:
 @pytest.mark.parametrize("file", ["data_batch_3", "test_batch", "batches.meta"])
 @pytest.mark.parametrize("how", ["missing", "cut", "changed"])
 def test_a_damaged_folder_is_not_listed_and_the_error_says_what_is_wrong(
-    file, how, tiny, offline, drawings, tmp_path, data_folder, capsys, monkeypatch
+    file, how, tiny, offline, drawings, tmp_path, data_folder, capsys
 ):
     folder = data_folder / OFFICIAL[0]
     (tmp_path / OFFICIAL[0]).rename(folder)
     words = damage(folder / file, how)
-    words = f"{folder} is not the official CIFAR-10: {words}.*; delete {folder}, then "
+    words = f"{folder} is not the official CIFAR-10: {words}.*; get it again"
     assert survey_data()[0] == ["shapes10"]
     with pytest.raises(InputError, match=words + ".*cannot download .* network is unreachable; put"):
         load_data("cifar10")
@@ -333,13 +343,14 @@ def test_a_damaged_folder_is_not_listed_and_the_error_says_what_is_wrong(
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and "is not the official CIFAR-10" in out and "Notice: using shapes10" in out
     (tmp_path / OFFICIAL[1]).rename(data_folder / OFFICIAL[1])  # what was advised
-    monkeypatch.setattr(official, "save", None)  # it is not even tried to unpack it over the folder
-    check_truth(load_data("cifar10"), tiny)
-    assert f"Notice: using CIFAR-10, {data_folder / OFFICIAL[1]}, because {folder} is not" in capsys.readouterr().out
     names, problems = survey_data()
     assert names == ["cifar10", "shapes10"] and len(problems) == 1 and f"{file} " in problems[0]
-    if how != "missing":
-        assert (folder / file).exists()  # nothing is replaced unasked
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    check_truth(load_data("cifar10"), tiny)
+    assert f"Notice: using CIFAR-10, {data_folder / OFFICIAL[1]}, because {folder} is not" in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}  # nothing is replaced unasked
+    check_truth(load_data("cifar10"), tiny)
+    assert not capsys.readouterr().out  # it was kept
 
 
 @pytest.mark.parametrize("how", ["cut", "foreign"])
@@ -348,7 +359,7 @@ def test_a_damaged_archive_is_passed_over(how, tiny, offline, tmp_path, data_fol
     content = (tmp_path / OFFICIAL[1]).read_bytes()
     archive.write_bytes(content[: len(content) // 2] if how == "cut" else b"<html>404</html>")
     import_images(copy_folder(), progress=False)
-    assert available_data() == ["cifar10-png", "shapes10"]
+    assert survey_data()[0] == ["cifar10-png", "shapes10"]
     capsys.readouterr()
     assert load_data().name == "cifar10-png"
     out = capsys.readouterr().out
@@ -366,7 +377,7 @@ def test_auto_goes_on_from_a_damaged_copy_to_an_intact_one(offline, copy_folder,
     import_images(root, progress=False)
     cache = data_folder / "cifar10-png.npz"
     cache.write_bytes(cache.read_bytes()[:-100])
-    assert available_data() == ["cifar10-jpeg", "shapes10"] and str(cache) in survey_data()[1][0]
+    assert survey_data()[0] == ["cifar10-jpeg", "shapes10"] and str(cache) in survey_data()[1][0]
     assert load_data().name == "cifar10-jpeg"
     assert f"because {cache} is damaged (" in capsys.readouterr().out
 
@@ -383,10 +394,10 @@ class FakeWeb:
         return response
 
 
-def test_the_download_is_kept_as_the_official_folder(tiny, tmp_path, data_folder, monkeypatch):
+def test_the_download_is_kept(tiny, tmp_path, data_folder, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", FakeWeb((tmp_path / OFFICIAL[1]).read_bytes()))
     check_truth(load_data(), tiny)
-    assert os.listdir(data_folder) == [OFFICIAL[0]]
+    assert os.listdir(data_folder) == ["cifar10.npz"]
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
     check_truth(load_data(), tiny)
 
@@ -397,12 +408,18 @@ def test_a_damaged_folder_is_not_replaced_by_the_download(tiny, tmp_path, data_f
     (data_folder / OFFICIAL[0] / "data_batch_1").write_text("mine")
     check_truth(load_data("cifar10"), tiny)
     assert "Notice: using CIFAR-10, the download, because" in capsys.readouterr().out
-    assert sorted(os.listdir(data_folder)) == list(OFFICIAL[:2])
+    assert sorted(os.listdir(data_folder)) == [OFFICIAL[0], "cifar10.npz"]
     assert (data_folder / OFFICIAL[0] / "data_batch_1").read_text() == "mine"
     (data_folder / OFFICIAL[1]).write_text("mine too")
-    with pytest.raises(InputError, match="data_batch_1 differs.*is not a complete"):
+    (data_folder / "cifar10.npz").write_text("and mine")
+    check_truth(load_data("cifar10"), tiny)
+    words = "cifar10.npz is damaged .*data_batch_1 differs.*is not a complete"
+    assert re.search(f"Notice: using CIFAR-10, the download, because .*{words}", capsys.readouterr().out)
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    with pytest.raises(InputError, match=words):
         load_data("cifar10")
     assert (data_folder / OFFICIAL[1]).read_text() == "mine too"
+    assert (data_folder / "cifar10.npz").read_text() == "and mine"
 
 
 def test_a_download_of_something_else_is_refused(tiny, data_folder, monkeypatch, drawings, capsys):
@@ -430,7 +447,7 @@ def test_notices_can_be_printed_on_any_terminal(tmp_path):
     code = "from resnet56.datasets import loading as l; l.notice(l.survey_data()[1][0])"
     environment = os.environ | {"RESNET56_HOME": str(home), "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert "d\\xe4ta" in done.stdout and "none of its files is there" in done.stdout, done.stderr
+    assert "d\\xe4ta" in done.stdout and "has neither the official files nor" in done.stdout, done.stderr
 
 
 def test_auto_prefers_an_imported_copy(copy_folder, monkeypatch):
@@ -737,6 +754,36 @@ def test_a_second_import_replaces_nothing(copy_folder, data_folder, capsys):
     assert cache.read_bytes() == content[:-100]
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_of_two_imports_at_once_the_first_stays(same, copy_folder, data_folder, monkeypatch, capsys):
+    """The second ends while the first is being saved."""
+    root, saving, go_on = copy_folder(), threading.Event(), threading.Event()
+
+    def slowly(data):
+        saving.set()
+        assert go_on.wait(60)
+        save_cached(data)
+
+    monkeypatch.setattr(importing, "save_cached", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(import_images, root, progress=False)
+        assert saving.wait(60)
+        saving.clear()
+        if not same:
+            Image.new("RGB", (32, 32), "red").save(root / "train" / "cat" / "0000.png")
+        second = pool.submit(import_images, root, progress=False)
+        assert not saving.wait(1) and not second.done()  # neither saved over the first, nor given up
+        go_on.set()
+        fingerprint = first.result().fingerprint
+        if same:
+            assert second.result().fingerprint == fingerprint
+            assert "the very same images are in" in capsys.readouterr().out
+        else:
+            with pytest.raises(InputError, match="holds other images"):
+                second.result()
+    assert load_data("cifar10-png").fingerprint == fingerprint and os.listdir(data_folder) == ["cifar10-png.npz"]
+
+
 @pytest.mark.parametrize("source", [*OFFICIAL, "zip", "parent"])
 def test_the_official_files_are_imported_as_cifar10(source, tiny, offline, tmp_path, data_folder, capsys):
     path = tmp_path / source
@@ -747,12 +794,12 @@ def test_the_official_files_are_imported_as_cifar10(source, tiny, offline, tmp_p
         (tmp_path / OFFICIAL[0]).rename(path / OFFICIAL[0])
         (tmp_path / OFFICIAL[2]).rename(path / OFFICIAL[2])  # both versions: the images are not taken twice
     check_truth(import_images(path, progress=False), tiny)
-    folder = OFFICIAL[2] if "bin" in source else OFFICIAL[0]
-    assert os.listdir(data_folder) == [folder] and available_data() == ["cifar10", "shapes10"]
+    assert os.listdir(data_folder) == ["cifar10.npz"] and survey_data()[0] == ["cifar10", "shapes10"]
     check_truth(load_data(), tiny)
     assert not capsys.readouterr().out
     check_truth(import_images(path, progress=False), tiny)
-    assert f"is there already, in {data_folder / folder}; nothing was written" in capsys.readouterr().out
+    words = f"the very same images are in {data_folder / 'cifar10.npz'} already; nothing was written"
+    assert words in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("source", OFFICIAL[::2])
@@ -769,12 +816,9 @@ def test_an_import_does_not_replace_a_damaged_folder(tiny, tmp_path, data_folder
     folder = data_folder / OFFICIAL[0]
     folder.mkdir()
     (folder / "data_batch_1").write_text("mine")
-    with pytest.raises(InputError, match=f"data_batch_1 differs .*; delete {folder}"):
-        import_images(tmp_path / OFFICIAL[1], progress=False)
-    assert (folder / "data_batch_1").read_text() == "mine"
-    (folder / "data_batch_1").unlink()
-    folder.rmdir()  # what was advised
     check_truth(import_images(tmp_path / OFFICIAL[1], progress=False), tiny)
+    assert (folder / "data_batch_1").read_text() == "mine" and os.listdir(folder) == ["data_batch_1"]
+    check_truth(load_data(), tiny)
 
 
 def test_a_foreign_pickle_is_never_opened(tiny, tmp_path, data_folder):
@@ -786,7 +830,7 @@ def test_a_foreign_pickle_is_never_opened(tiny, tmp_path, data_folder):
     with pytest.raises(InputError, match="data_batch_1 differs"):
         import_images(tmp_path / OFFICIAL[0], progress=False)
     (tmp_path / OFFICIAL[0]).rename(data_folder / OFFICIAL[0])
-    assert available_data() == ["shapes10"] and not (tmp_path / "evil").exists()
+    assert survey_data()[0] == ["shapes10"] and not (tmp_path / "evil").exists()
 
 
 def test_a_damaged_cache_is_refused(copy_folder, data_folder):
