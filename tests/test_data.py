@@ -14,7 +14,7 @@ import urllib.request
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from torchvision.transforms import functional as TF
 
 from resnet56 import InputError
 from resnet56.data import Batches, Split, augment, evenly, hold_out, make_data_set, normalise, pixel_mean, split_train
-from resnet56.datasets import import_images, importing, load_data, official, survey_data
+from resnet56.datasets import import_images, importing, load_data, loading, official, survey_data
 from resnet56.datasets.importing import save_cached
 from resnet56.datasets.loading import CIFAR10_CLASSES
 
@@ -289,6 +289,7 @@ def check_truth(data, truth):
             assert label == expected and np.array_equal(pixels.permute(1, 2, 0).numpy(), image)
 
 
+BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
 OFFICIAL = ("cifar-10-batches-py", "cifar-10-python.tar.gz", "cifar-10-batches-bin", "cifar-10-binary.tar.gz")
 
 
@@ -306,6 +307,13 @@ def test_official_files_on_disk_are_used_without_a_network(source, name, tiny, o
         assert survey_data() == (["cifar10", "shapes10"], [])
         check_truth(load_data(name), tiny)
     assert not capsys.readouterr().out
+
+
+def test_the_binary_versions_checksums_are_those_that_others_publish_too():
+    sums = "".join(official.BINARY_MD5[f"{name}.bin"] for name in [*BATCHES, "test_batch"])
+    assert (
+        len(official.BINARY_MD5) == 6 and hashlib.md5(sums.encode()).hexdigest() == "5fca883f308a4e098a01d5e5abd410bf"
+    )
 
 
 def test_our_reading_of_the_official_files_is_torchvisions(tiny, tmp_path, data_folder):
@@ -400,6 +408,31 @@ def test_the_download_is_kept(tiny, tmp_path, data_folder, monkeypatch):
     assert os.listdir(data_folder) == ["cifar10.npz"]
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
     check_truth(load_data(), tiny)
+
+
+def test_the_folder_for_data_is_made_for_the_download(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(urllib.request, "urlopen", FakeWeb((tmp_path / OFFICIAL[1]).read_bytes()))
+    monkeypatch.setenv("RESNET56_HOME", str(tmp_path / "new" / "data"))
+    check_truth(load_data(), tiny)
+    assert os.listdir(tmp_path / "new" / "data") == ["cifar10.npz"]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RESNET56_HOME", str(tmp_path / "file" / "data"))
+    with pytest.raises(InputError, match="cannot write .*file/data: "):
+        load_data("cifar10")
+
+
+def test_what_cannot_be_kept_is_used_all_the_same(tiny, tmp_path, data_folder, monkeypatch):
+    def refuse(data):
+        raise InputError("cannot write")
+
+    (tmp_path / OFFICIAL[1]).rename(data_folder / OFFICIAL[1])
+    monkeypatch.setattr(loading, "save_cached", refuse)
+    check_truth(load_data(), tiny)
+    monkeypatch.setattr(loading.shapes10, "draw", lambda count, seed: tiny_arrays)
+    tiny_arrays = [np.zeros((10, 3, 32, 32), np.uint8), np.arange(10)]
+    fingerprint = make_data_set("shapes10", "", "", [*tiny_arrays, *tiny_arrays]).fingerprint
+    monkeypatch.setattr(loading, "SHAPES10_FINGERPRINT", fingerprint)
+    assert load_data("shapes10").fingerprint == fingerprint and os.listdir(data_folder) == [OFFICIAL[1]]
 
 
 def test_a_damaged_folder_is_not_replaced_by_the_download(tiny, tmp_path, data_folder, monkeypatch, capsys):
@@ -507,25 +540,44 @@ def test_folder_and_archives_give_the_same_data(copy_folder, tmp_path, mode, dat
         assert (part.pixels.flatten(1) == part.pixels[:, :1, 0, 0]).all()
 
 
+def test_the_order_in_an_archive_does_not_matter(copy_folder, tmp_path, data_folder):
+    root = copy_folder()
+    expected = import_images(root, progress=False)
+    (data_folder / "cifar10-png.npz").unlink()
+    with zipfile.ZipFile(tmp_path / "copy.zip", "w") as archive:
+        for file in sorted(root.rglob("*.png"), reverse=True):
+            archive.write(file, file.relative_to(root))
+    assert import_images(tmp_path / "copy.zip", progress=False).fingerprint == expected.fingerprint
+
+
 def test_jpeg_copies_are_labelled_so(copy_folder):
     imported = import_images(copy_folder("jpg"), progress=False)
     assert imported.name == "cifar10-jpeg" and imported.title.startswith("CIFAR-10 (JPEG copy")
 
 
-def test_a_full_copy_has_the_plain_title(copy_folder, monkeypatch):
-    monkeypatch.setattr("resnet56.datasets.importing.FULL_SIZE", (30, 20))
-    assert import_images(copy_folder("jpg"), progress=False).title == "CIFAR-10 (JPEG copy)"
+def test_a_full_copy_has_the_plain_title(tmp_path, monkeypatch):
+    files = [
+        (PurePosixPath(part, name, f"{i}.jpg"), b"")
+        for part, count in (("train", 5000), ("test", 1000))
+        for name in CIFAR10_CLASSES
+        for i in range(count)
+    ]
+    monkeypatch.setattr(importing, "read_files", lambda path, limit: files)
+    monkeypatch.setattr(importing, "_decode", lambda *arguments: (np.zeros((3, 32, 32), np.uint8), "JPEG"))
+    monkeypatch.setattr(importing, "save_cached", lambda data: None)
+    data = import_images(tmp_path, progress=False)
+    assert data.title == "CIFAR-10 (JPEG copy)" and len(data.train) == 50_000 and len(data.test) == 10_000
 
 
-def png_bytes(size=(32, 32), mode="RGB"):
+def image_bytes(kind, size=(32, 32), mode="RGB"):
     buffer = io.BytesIO()
-    Image.new(mode, size).save(buffer, "PNG")
+    Image.new(mode, size).save(buffer, kind)
     return buffer.getvalue()
 
 
 def add_file(archive, name, content=None, kind=tarfile.REGTYPE, target=""):
     member = tarfile.TarInfo(name)
-    content = png_bytes() if content is None else content
+    content = image_bytes("PNG") if content is None else content
     member.type, member.linkname = kind, target
     member.size = len(content) if kind == tarfile.REGTYPE else 0
     archive.addfile(member, io.BytesIO(content))
@@ -533,8 +585,8 @@ def add_file(archive, name, content=None, kind=tarfile.REGTYPE, target=""):
 
 BAD_MEMBERS = {
     "wrong class": (dict(name="train/zebra/0\n.png"), "'zebra', which is not one of CIFAR-10's"),
-    "31x32": (dict(name="train/cat/x.png", content=png_bytes((31, 32))), "31x32 RGB, not 32x32 RGB"),
-    "grey": (dict(name="train/cat/x.png", content=png_bytes(mode="L")), "32x32 L, not 32x32 RGB"),
+    "31x32": (dict(name="train/cat/x.png", content=image_bytes("PNG", (31, 32))), "31x32 RGB, not 32x32 RGB"),
+    "grey": (dict(name="train/cat/x.png", content=image_bytes("PNG", mode="L")), "32x32 L, not 32x32 RGB"),
     "not an image": (dict(name="train/cat/x.png", content=b"hello"), "cannot be decoded"),
     "parent": (dict(name="copy/../../evil.png"), "unsafe path"),
     "absolute": (dict(name="/etc/evil.png"), "unsafe path"),
@@ -542,10 +594,11 @@ BAD_MEMBERS = {
     "hardlink": (dict(name="train/cat/x.png", kind=tarfile.LNKTYPE, target="train/cat/0000.png"), "is a link"),
     "device": (dict(name="train/cat/x.png", kind=tarfile.CHRTYPE), "is a link or a device"),
     "bomb": (
-        dict(name="train/cat/x.png", content=png_bytes()[:16] + b"\0\0\xea\x60" * 2 + png_bytes()[24:]),
+        dict(name="train/cat/x.png", content=image_bytes("PNG")[:16] + b"\0\0\xea\x60" * 2 + image_bytes("PNG")[24:]),
         "cannot be decoded",
     ),
-    "half a header": (dict(name="train/cat/x.png", content=png_bytes()[:20]), "cannot be decoded"),
+    "bitmap": (dict(name="train/cat/x.png", content=image_bytes("BMP")), "cannot be decoded as PNG or JPEG"),
+    "half a header": (dict(name="train/cat/x.png", content=image_bytes("PNG")[:20]), "cannot be decoded"),
     "huge": (dict(name="train/cat/x.png", content=bytes(2 << 20)), "2,097,152 bytes"),
     "misplaced": (dict(name="cat.png"), "not of the form"),
     "one too many": (
@@ -584,7 +637,7 @@ def test_bad_zip_files_are_refused_and_leave_nothing(case, copy_folder, tmp_path
         if member.get("kind") == tarfile.SYMTYPE:
             info.external_attr = (stat.S_IFLNK | 0o777) << 16
         info.filename = member["name"]  # as others would write it
-        archive.writestr(info, member.get("content", png_bytes()))
+        archive.writestr(info, member.get("content", image_bytes("PNG")))
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match=words) as caught:
         import_images(path, progress=False)
@@ -666,6 +719,43 @@ def test_what_cannot_be_read_is_not_called_damaged(tiny, tmp_path, data_folder, 
     monkeypatch.setattr(np, "load", refuse)
     with pytest.raises(InputError, match="cannot read .*cifar10-png.npz: Permission denied; make it readable$"):
         load_data("cifar10-png")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(copy_folder, monkeypatch):
+    root, scandir = copy_folder(), os.scandir
+
+    def refuse(path):
+        if Path(path).name == "cat":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    for file in root.glob("*/cat/*"):
+        file.unlink()
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match="cannot read .*/cat: Permission denied; make it readable$"):
+        import_images(root, progress=False)
+
+
+@pytest.mark.parametrize("mode", ["gz", "bz2", "xz"])
+def test_a_damaged_stream_is_called_that(mode, copy_folder, tmp_path):
+    path = make_tar(copy_folder(), tmp_path / "copy.tar", f"w:{mode}")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 20] = bytes(20)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"{path} is not a complete .tar.* or .zip archive .*; get it again"):
+        import_images(path, progress=False)
+
+
+def test_a_damaged_member_of_a_zip_file_is_called_that(copy_folder, tmp_path):
+    path, image = tmp_path / "copy.zip", copy_folder() / "train" / "cat" / "0000.png"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.write(image, name := "train/cat/0000.png")
+    content = bytearray(path.read_bytes())
+    content[30 + len(name) + 10 : 30 + len(name) + 20] = bytes(10)  # behind the header
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"{path} is not a complete .*; get it again"):
+        import_images(path, progress=False)
 
 
 @pytest.mark.parametrize("size", [0, 1, 100])
