@@ -25,12 +25,7 @@ DEFAULTS = {"cpu": (250, 0.02), "mps": (1000, 0.02), "cuda": (4000, 0.1)}
 
 @dataclass(frozen=True)
 class Comparison:
-    """A plain and a residual network trained alike.
-
-    Attributes:
-        plain: the run of the plain network.
-        residual: the run of the residual network.
-    """
+    """The runs of a plain and a residual network that were trained alike."""
 
     plain: Run
     residual: Run
@@ -38,23 +33,13 @@ class Comparison:
     def table(self) -> pd.DataFrame:
         """Return a row per network: training loss (nats), training error, test error, test accuracy (%), seconds.
 
-        The training figures are those of the last row of the history: means over the augmented batches of
-        the last few steps.
+        The training figures are means over the augmented batches of the last few steps.
         """
-        rows = []
-        for run in (self.plain, self.residual):
-            final = run.about["final"]
-            rows.append(
-                {
-                    "network": run.arch,
-                    "train loss": final["train_loss"],
-                    "train error": final["train_error"],
-                    "test error": final["test_error"],
-                    "test accuracy": 100 - final["test_error"],
-                    "seconds": run.about["seconds"],
-                }
-            )
-        return pd.DataFrame(rows).set_index("network")
+        table = pd.DataFrame({run.arch: run.about["final"] for run in (self.plain, self.residual)}).T
+        table["test accuracy"] = 100 - table["test_error"]
+        table["seconds"] = [run.about["seconds"] for run in (self.plain, self.residual)]
+        table = table.drop(columns="test_loss").rename(columns=lambda name: name.replace("_", " "))
+        return table.rename_axis("network")
 
 
 def load_comparison(name: str) -> Comparison:
@@ -88,21 +73,11 @@ def compare(
     record_every: int = 10,
     progress: bool = True,
 ) -> Comparison:
-    """Train a plain and a residual network with the same seed, data order and recipe, in turn, ten steps at a time.
+    """Train a plain and a residual network of one ``depth`` with one recipe, in turn, ten steps at a time.
 
-    Both start from the very same weights, see the very same augmented images, and are evaluated once on the
-    test images, at the end. They train on all training images: nothing is chosen, so nothing is held out.
-
-    Args:
-        data: the data set.
-        recipe: for both.
-        depth: 6n+2.
-        device: where to train.
-        record_every: gradients are recorded each so many steps.
-        progress: show two progress bars.
-
-    Returns:
-        Both runs, with their histories and gradient norms.
+    Both start from the very same weights, see the very same augmented images, and are evaluated once on the test
+    images, at the end. They train on all training images: nothing is chosen, so nothing is held out. Gradients are
+    recorded each ``record_every`` steps.
 
     Raises:
         InputError: if the depth or the device cannot be had.
@@ -118,9 +93,10 @@ def compare(
             recorders[arch] = stack.enter_context(GradientRecorder(trainers[arch], record_every))
         fit_together(trainers, progress=progress)
 
-    runs = []
-    for arch, trainer in trainers.items():
+    def run(arch: str) -> Run:
+        trainer = trainers[arch]
         test = evaluate(trainer.model, data.test, trainer.batches.mean, recipe.precision)
         about = describe_run(trainer, arch=arch, shortcut="A", data=data, validation=0, test=test)
-        runs.append(Run(about, pd.DataFrame(trainer.history), recorders[arch].table()))
-    return Comparison(*runs)
+        return Run(about, pd.DataFrame(trainer.history), recorders[arch].table())
+
+    return Comparison(*map(run, trainers))

@@ -20,12 +20,7 @@ PAD = 4  # pixels added on each side before the random crop
 
 @dataclass(frozen=True)
 class Split:
-    """Images with their labels.
-
-    Attributes:
-        pixels: uint8, ``(N, 3, 32, 32)``, RGB.
-        labels: int64, ``(N,)``, class indices.
-    """
+    """Images, uint8 RGB ``pixels`` of shape ``(N, 3, 32, 32)``, with their ``labels``, int64 class indices ``(N,)``."""
 
     pixels: Tensor
     labels: Tensor
@@ -43,14 +38,12 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set in memory.
+    """A data set in memory: its training images, and its test images, which choose nothing and are only reported on.
 
     Attributes:
-        name: what ``load_data`` calls it, such as ``"cifar10-jpeg"``.
-        title: what figures, printouts and records call it, such as "CIFAR-10 (JPEG copy)".
-        classes: the ten class names, in index order.
-        train: the training images.
-        test: the test images; they choose nothing, they are only reported on.
+        name: what ``load_data`` calls it, such as ``"cifar10"``.
+        title: what figures, printouts and records call it, such as "CIFAR-10".
+        classes: the class names, in index order.
         fingerprint: sha256 of all pixels and labels, as 64 hexadecimal digits.
     """
 
@@ -73,17 +66,10 @@ def make_data_set(name: str, title: str, classes: tuple[str, ...], arrays: list)
 
 
 def hold_out(split: Split, count: int, seed: int = 0) -> tuple[Split, Split]:
-    """Split off ``count`` images for validation, the same number of each class, chosen at random.
+    """Split off ``count`` images for validation, as many of each class, chosen at random by ``seed``.
 
-    The paper fixed its schedule on a split of CIFAR-10's training images into 45,000 and 5,000 (section 4.2).
-
-    Args:
-        split: the training images.
-        count: how many to hold out, a multiple of the number of classes.
-        seed: the choice is a function of it.
-
-    Returns:
-        ``(rest, held_out)``, each in the order of ``split``.
+    The paper fixed its schedule on a split of CIFAR-10's training images into 45,000 and 5,000 (section 4.2). Returns
+    the rest and what was held out, each in the order of ``split``.
 
     Raises:
         InputError: if ``count`` is not a multiple of the number of classes, or would use a class up.
@@ -112,9 +98,7 @@ def split_train(data: DataSet, validation: int) -> tuple[Split, Split | None]:
 def evenly(split: Split, count: int) -> Split:
     """Return ``count`` images, as many of each class (to within one), spread evenly over each class's images.
 
-    Args:
-        split: the images, in any order; a class that is too small gives all it has, the others share the rest.
-        count: how many; all, if there are no more.
+    A class that is too small gives all it has, and the others share the rest; all images if there are no more.
 
     Raises:
         InputError: if ``count`` is not positive.
@@ -143,16 +127,9 @@ def normalise(pixels: Tensor, mean: Tensor) -> Tensor:
 def augment(pixels: Tensor, mean: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
     """Normalise, pad by 4 pixels, crop to 32x32 and flip, each image by its own draw (He et al. 2015, section 4.2).
 
-    The padding is zero after normalisation: the mean image's own grey.
-
-    Args:
-        pixels: uint8 ``(N, 3, 32, 32)``.
-        mean: the mean image, ``(3, 32, 32)``.
-        top, left: int64 ``(N,)``, 0 to 8: the crop's corner in the padded image.
-        flip: bool ``(N,)``: mirror left and right?
-
-    Returns:
-        float32 ``(N, 3, 32, 32)``.
+    The padding is zero after normalisation: the mean image's own grey. ``pixels`` are uint8 ``(N, 3, 32, 32)``, the
+    result is float32; ``top`` and ``left``, int64 ``(N,)`` from 0 to 8, are the crop's corner in the padded image, and
+    ``flip``, bool ``(N,)``, says whether it is mirrored left and right.
     """
     padded = F.pad(normalise(pixels, mean), (PAD, PAD, PAD, PAD))
     steps = torch.arange(32, device=pixels.device)
@@ -169,11 +146,6 @@ class Batches:
     Every epoch has its own shuffle, crops and flips, drawn from a generator seeded with (seed, epoch). So two
     networks can be shown the same batches, and a run can be resumed at any step, with nothing to store. The
     images of an epoch's incomplete last batch are left out; the next epoch shuffles anew.
-
-    Args:
-        split: the training images, on the device where the batches are wanted.
-        batch_size: images a batch.
-        seed: of the order and the augmentation.
 
     Raises:
         InputError: if a batch is larger than the data set.
@@ -198,8 +170,7 @@ class Batches:
         """Return what chance decides for one step, int64 ``(4, batch_size)``: image, crop's top and left, mirrored?"""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._draws = self._draw_epoch(epoch)
-            self._epoch = epoch
+            self._epoch, self._draws = epoch, self._draw_epoch(epoch)
         return self._draws[:, position * self.batch_size : (position + 1) * self.batch_size]
 
     def views(self, draw: Tensor) -> tuple[Tensor, Tensor]:

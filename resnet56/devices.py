@@ -5,6 +5,9 @@ import math
 import os
 import platform
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -51,6 +54,23 @@ def hardware(device: torch.device) -> dict:
     name = _cpu_info("model name") or platform.processor() or platform.machine()
     name = f"{name} ({torch.backends.cpu.get_cpu_capability()}), {threads} thread{'s' * (threads > 1)}"
     return {"type": "cpu", "name": name, "threads": threads}
+
+
+@contextmanager
+def accounted(parts: list[dict], device: torch.device) -> Iterator[None]:
+    """Add what a training step costs to the last of ``parts``, or to a new one where the hardware is another.
+
+    A part has ``hardware``, ``steps``, ``seconds`` (by the clock; networks that train at once on a GPU share it) and
+    ``processor_seconds`` (of all threads of this process: the cost, whatever else the machine was doing).
+    """
+    clock, processor = time.perf_counter(), time.process_time()
+    yield
+    here = hardware(device)
+    if not parts or parts[-1]["hardware"] != here:
+        parts.append({"hardware": here, "steps": 0, "seconds": 0.0, "processor_seconds": 0.0})
+    spent = {"steps": 1, "seconds": time.perf_counter() - clock, "processor_seconds": time.process_time() - processor}
+    for key, value in spent.items():
+        parts[-1][key] += value
 
 
 @functools.cache

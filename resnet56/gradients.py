@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -23,11 +24,10 @@ MEASURED = ("weight_norm", "output_gradient_norm", "gradient_norm", "zero_share"
 class GradientRecorder:
     """Record the gradient of every convolution and linear layer while a network, any network, trains.
 
-    Of a trainer it measures the weights before a step and the gradients after it, so that it works with every loop:
-    plain, compiled, captured in a CUDA graph, or spread over processes, whose summed gradient it sees. Of a bare model
-    it measures what is in ``.grad`` at the end of each backward pass, by hooks that are gone at the end of the ``with``
-    block. Passes that add to one gradient (gradient accumulation) are one step: a new one begins when weights have
-    changed or gradients have been cleared. Norms stay on the device until the table is asked for.
+    Of a trainer it measures the weights before a step and the gradients after it: with every loop, compiled, captured
+    in a CUDA graph, or spread over processes, whose summed gradient it sees. Of a bare model it measures what is in
+    ``.grad`` at the end of each backward pass, by hooks that are gone after the ``with`` block. Passes that add to one
+    gradient (gradient accumulation) are one step: a new one begins when weights change or gradients are cleared.
 
     Example:
         >>> with GradientRecorder(trainer, every=50) as recorder:
@@ -37,12 +37,12 @@ class GradientRecorder:
     Args:
         network: a trainer; or a model, as it is or in ``DataParallel``, ``DistributedDataParallel``, ``torch.compile``.
         every: record the first of every so many steps.
-        probe: a fixed batch, images ``(N, 3, 32, 32)`` as the network sees them and labels ``(N,)``. If given, the
-            gradient of its loss at every layer's output is measured too, see :func:`output_gradient_norms`.
+        probe: a fixed batch, images ``(N, 3, 32, 32)`` as the network sees them and labels ``(N,)``, for which
+            :func:`output_gradient_norms` are recorded too.
 
     Raises:
-        InputError: if no layer's weight gets a gradient, or one is not built yet (lazy layers) or computed anew at each
-            pass (pruning, parametrisation); if the probe gives no logits; if ``every`` is below 1.
+        InputError: if no layer's weight gets a gradient, or one is not built yet or computed anew at each pass (pruned,
+            parametrised); if the probe gives no logits; if ``every`` is below 1.
     """
 
     def __init__(
@@ -60,8 +60,7 @@ class GradientRecorder:
         if self.probe:
             output_gradient_norms(self.model, *(part[:2] for part in self.probe))  # refused now, not in the training
         self._before = self.trainer.replayed(self._measure_before) if self.trainer else self._measure_before
-        self._records: list[tuple[int, Tensor]] = []  # step and (layers, MEASURED), still on the device
-        self._hook = None
+        self._records: dict[int, Tensor] = {}  # by step, (layers, MEASURED), still on the device
         self._step, self._versions = -1, None  # of a bare model: the last step, and of which version its weights were
 
     def __enter__(self) -> "GradientRecorder":
@@ -85,8 +84,7 @@ class GradientRecorder:
         before = self._before() if due else None
         yield
         if due:
-            self._records = [record for record in self._records if record[0] != step]
-            self._records.append((step, torch.cat([before, self._measure_after()], dim=1)))
+            self._records[step] = torch.cat([before, self._measure_after()], dim=1)
 
     def _backward_begins(self, _: Tensor) -> None:
         """Called with the first gradient of each backward pass, before it is added to ``.grad``: is this a new step?"""
@@ -121,33 +119,30 @@ class GradientRecorder:
 
     def state_dict(self) -> list[tuple[int, Tensor]]:
         """Return what was recorded, for a checkpoint."""
-        return [(step, values.cpu()) for step, values in self._records]
+        return [(step, values.cpu()) for step, values in self._records.items()]
 
     def load_state_dict(self, state: list[tuple[int, Tensor]]) -> None:
         """Go on after what :meth:`state_dict` returned."""
-        self._records = list(state)
+        self._records = dict(state)
 
     def table(self) -> pd.DataFrame:
         """Return what was recorded, a row per recorded step and layer, from the first layer to the last.
 
-        Columns: ``step`` (0 is the gradient at the initial weights), ``depth`` (1 for the first layer), ``layer``
-        (name), ``stage`` (see :func:`resnet56.layers.stage_of`); of the layer's weights: ``weight_norm`` (L2),
-        ``gradient_norm`` (L2), ``gradient_rms`` (root mean square), ``gradient_to_weight`` (ratio of the L2 norms),
-        ``zero_share`` (share of gradient entries that are exactly zero, 0 to 1); of the layer's output:
-        ``output_gradient_norm`` (L2). Not a number: the gradient of a layer that is frozen or that the pass did not
-        reach, and ``output_gradient_norm`` without a probe. Layers that share a weight share its gradient.
+        Columns: ``step`` (0 is the gradient at the initial weights), ``depth`` (from 1), ``layer`` (name), ``stage``;
+        of the layer's weights: ``weight_norm``, ``gradient_norm`` (L2), ``gradient_rms`` (root mean square),
+        ``gradient_to_weight`` (ratio of the norms), ``zero_share`` (of gradient entries that are exactly zero, 0 to 1);
+        ``output_gradient_norm`` (L2, of the layer's output). Not a number: the gradient of a layer that is frozen or
+        not reached, and ``output_gradient_norm`` without a probe. Layers that share a weight share its gradient.
         """
         names = [name for name, _ in self.layers]
-        frames = []
-        for step, values in self._records:
-            frame = pd.DataFrame({"step": step, "depth": range(1, len(names) + 1), "layer": names})
-            frame["stage"] = [stage_of(name) for name in names]
-            frame[list(MEASURED)] = values.cpu().numpy()
-            frame["gradient_rms"] = frame["gradient_norm"] / [module.weight.numel() ** 0.5 for _, module in self.layers]
-            frame["gradient_to_weight"] = frame["gradient_norm"] / frame["weight_norm"]
-            frames.append(frame)
-        columns = ["step", "depth", "layer", "stage", *MEASURED, "gradient_rms", "gradient_to_weight"]
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+        rows = [(step, depth, name, stage_of(name)) for step in self._records for depth, name in enumerate(names, 1)]
+        table = pd.DataFrame(rows, columns=["step", "depth", "layer", "stage"])
+        nothing = torch.empty(0, len(MEASURED))
+        table[list(MEASURED)] = torch.cat([nothing, *(values.cpu() for values in self._records.values())]).numpy()
+        sizes = [module.weight.numel() for _, module in self.layers] * len(self._records)
+        table["gradient_rms"] = table["gradient_norm"] / np.sqrt(sizes)
+        table["gradient_to_weight"] = table["gradient_norm"] / table["weight_norm"]
+        return table
 
 
 def _check_layers(layers: list[tuple[str, nn.Module]]) -> None:
@@ -164,18 +159,12 @@ def _check_layers(layers: list[tuple[str, nn.Module]]) -> None:
 def output_gradient_norms(model: nn.Module, images: Tensor, labels: Tensor, precision: str = "fp32") -> Tensor:
     """Measure the gradient of the loss at every layer's output: after normalisation, before the nonlinearity.
 
-    The network runs in training mode, so batch normalisation uses the statistics of this batch; its running statistics
-    and the gradients of its weights are left as they are.
-
-    Args:
-        model: any network from images to logits ``(N, classes)``.
-        images: ``(N, 3, 32, 32)``, as the network sees them.
-        labels: ``(N,)``.
-        precision: ``"fp32"`` or ``"bf16"``.
+    The network, any from images to logits ``(N, classes)``, runs in training mode, so batch normalisation uses the
+    statistics of this batch; its running statistics and the gradients of its weights are left as they are.
 
     Returns:
-        ``(layers,)``: for each of :func:`resnet56.layers.weighted_layers`, the L2 norm of the gradient of the mean
-        loss, over all images, pixels, channels and uses of the layer; not a number where the loss does not need it.
+        ``(layers,)``, for each of :func:`resnet56.layers.weighted_layers` the L2 norm of the gradient of the mean loss,
+        over all images, pixels, channels and uses of the layer; not a number where the loss does not need it.
 
     Raises:
         InputError: if the network gives no logits.

@@ -28,17 +28,19 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def _named(model: nn.Module, kinds: type | tuple) -> list[tuple[str, nn.Module]]:
+    """List the modules of some ``kinds`` with their names inside of wrappers, in the order of their definition."""
+    modules = unwrapped(model).named_modules()
+    return [(name.replace("_orig_mod.", ""), module) for name, module in modules if isinstance(module, kinds)]
+
+
 def weighted_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """List the layers that count towards the depth, as ``(name, module)`` in the order in which they were defined.
 
     These are the convolutions and linear layers: 56 in a net of depth 56. Projections on shortcuts, in modules called
-    ``downsample``, do not lie on the main path and are not counted, as in the paper. Names are those inside wrappers.
+    ``downsample``, do not lie on the main path and are not counted, as in the paper.
     """
-    return [
-        (name.replace("_orig_mod.", ""), module)
-        for name, module in unwrapped(model).named_modules()
-        if isinstance(module, (_ConvNd, nn.Linear)) and ".downsample." not in f"{name}."
-    ]
+    return [(name, layer) for name, layer in _named(model, (_ConvNd, nn.Linear)) if ".downsample." not in f"{name}."]
 
 
 def basic_blocks(model: nn.Module) -> dict[str, BasicBlock]:
@@ -47,11 +49,15 @@ def basic_blocks(model: nn.Module) -> dict[str, BasicBlock]:
     Raises:
         InputError: if the network is not made of them.
     """
-    named = unwrapped(model).named_modules()
-    blocks = {name.replace("_orig_mod.", ""): module for name, module in named if isinstance(module, BasicBlock)}
-    if not blocks:
-        raise InputError(f"{type(model).__name__} has no blocks of resnet56.model.BasicBlock: use build_model")
-    return blocks
+    if blocks := dict(_named(model, BasicBlock)):
+        return blocks
+    raise InputError(f"{type(model).__name__} has no blocks of resnet56.model.BasicBlock: use build_model")
+
+
+def stage_of(layer: str) -> str:
+    """Return a layer's stage: ``stem`` for conv1, ``head`` for fc, else the first part of its name (``layer1``)."""
+    stage = layer.split(".")[0]
+    return {"conv1": "stem", "fc": "head"}.get(stage, stage)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -66,12 +72,6 @@ def count_macs(model: nn.Module) -> int:
     with undisturbed(model, training=False), FlopCounterMode(display=False) as counter:
         model(blank)
     return counter.get_total_flops() // 2  # it counts multiplications and additions
-
-
-def stage_of(layer: str) -> str:
-    """Return a layer's stage: ``stem`` for conv1, ``head`` for fc, else the first part of its name (``layer1``)."""
-    stage = layer.split(".")[0]
-    return {"conv1": "stem", "fc": "head"}.get(stage, stage)
 
 
 @contextmanager
@@ -106,9 +106,8 @@ def listening(modules: Iterable[nn.Module], note: Callable[..., Tensor | None]) 
     meanwhile, because a compiled one does not call hooks that came later.
     """
     hooks = [module.register_forward_hook(note) for module in modules]
-    compiler = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
-        with compiler:
+        with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
             yield
     finally:
         for hook in hooks:
@@ -125,20 +124,18 @@ def responses(model: nn.Module, measure: Callable[[Tensor], Tensor] = lambda res
     """
     layers = {module: name for name, module in weighted_layers(model)}
     found: dict[str, list[Tensor]] = {name: [] for name in layers.values()}
-    given: list[tuple[Tensor, list, int]] = []  # what the network went on with, and which entry is its response
+    given: dict[int, tuple] = {}  # by the identity of what a layer handed on: that tensor, and which entry it made
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         copy = output.clone()
         if module in layers:
             uses = found[layers[module]]
-            given.append((copy, uses, len(uses)))
+            given[id(copy)] = copy, uses, len(uses)
             uses.append(measure(output))
-            return copy
-        for before, uses, entry in list(given):
-            if any(before is each for each in inputs):
-                if not before._version:  # and nothing was done to it in place
-                    uses[entry] = measure(output)
-                given[:] = [other for other in given if other[0] is not before]
+        elif inputs and (before := given.pop(id(inputs[0]), None)):
+            handed_on, uses, entry = before
+            if not handed_on._version:  # nothing was done to it in place on the way
+                uses[entry] = measure(output)
         return copy
 
     norms = [module for module in model.modules() if isinstance(module, NORMS)]

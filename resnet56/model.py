@@ -1,11 +1,8 @@
-"""The networks of He et al. (2015), section 4.2: ResNets for CIFAR-10 and their plain counterparts.
+"""The networks of He et al. (2015), section 4.2: ResNets for CIFAR-10 and plain ones (chapter "The residual block").
 
-A network of depth 6n+2 is one 3x3 convolution, three stages of n basic blocks (two 3x3 convolutions
-each) with 16, 32 and 64 channels on 32x32, 16x16 and 8x8 maps, global average pooling and one linear
-layer. A plain network is the same network without the shortcuts: same parameters, same names, same
-initialisation.
-
-Parameter names follow torchvision's ResNet (``conv1``, ``bn1``, ``layer1.0.conv1``, ..., ``fc``).
+A network of depth 6n+2 is one 3x3 convolution, three stages of n basic blocks (two 3x3 convolutions each) with 16, 32
+and 64 channels on 32x32, 16x16 and 8x8 maps, global average pooling and one linear layer. A plain network is the same
+without the shortcuts: same parameters, same initialisation, same names, which follow torchvision's ResNet.
 """
 
 import re
@@ -21,11 +18,7 @@ NUM_CLASSES = 10
 class OptionA(nn.Module):
     """Shortcut option A where the shape changes: subsample the map, pad the new channels with zeros.
 
-    It has no parameters (He et al. 2015, sections 3.3 and 4.2). The zeros are split evenly between
-    both ends of the channel axis.
-
-    Args:
-        extra_channels: how many channels to add, an even number.
+    It has no parameters (He et al. 2015, sections 3.3 and 4.2). Half of the zeros lie at each end of the channel axis.
     """
 
     def __init__(self, extra_channels: int):
@@ -41,11 +34,7 @@ class OptionA(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions, each followed by batch normalisation; with or without a shortcut around both.
 
-    Args:
-        in_channels: channels of the input.
-        channels: channels of the output.
-        stride: stride of the first convolution; 2 halves the map.
-        shortcut: ``"A"`` or ``"B"`` (He et al. 2015, section 3.3), or None for a plain block.
+    The first convolution has the stride; ``shortcut`` is ``"A"`` or ``"B"`` (He et al. 2015, section 3.3), or None.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int, shortcut: str | None):
@@ -82,12 +71,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarNet(nn.Module):
-    """A plain or residual network for 32x32 RGB images.
-
-    Args:
-        blocks: n, the number of basic blocks in each of the three stages; the depth is 6n+2.
-        shortcut: ``"A"``, ``"B"``, or None for a plain network.
-    """
+    """A plain or residual network for 32x32 RGB images, with n ``blocks`` in each of three stages: of depth 6n+2."""
 
     def __init__(self, blocks: int, shortcut: str | None = "A"):
         super().__init__()
@@ -119,8 +103,7 @@ def parse_arch(arch: str) -> tuple[str, int]:
     """Split an architecture name such as ``"resnet56"`` into ``("resnet", 56)``.
 
     Raises:
-        InputError: if the name is not ``plain`` or ``resnet`` followed by a depth, or the depth is not
-            6n+2 with n >= 1.
+        InputError: if the name is not ``plain`` or ``resnet`` and a depth of 6n+2, n >= 1.
     """
     match = re.fullmatch(r"(plain|resnet)-?(\d+)", arch.lower())
     if not match:
@@ -141,15 +124,11 @@ def build_model(arch: str, shortcut: str = "A") -> CifarNet:
 
     Args:
         arch: ``"resnet56"``, ``"plain56"``, ``"resnet20"``, ``"plain110"``, ...; the depth is any 6n+2.
-        shortcut: option ``"A"`` (identity, subsampled and zero-padded where the shape changes; the
-            paper's choice for CIFAR-10) or ``"B"`` (1x1 projection where the shape changes). Plain
-            networks have none and ignore it.
-
-    Returns:
-        The network; its layers are listed by :func:`resnet56.layers.weighted_layers`.
+        shortcut: where the shape changes, ``"A"`` (subsampled and zero-padded identity; the paper's choice for
+            CIFAR-10) or ``"B"`` (1x1 projection). Plain networks have none and ignore it.
 
     Raises:
-        InputError: if the name, the depth or the shortcut option is not one of those above.
+        InputError: if the name, the depth or the shortcut is not one of those above.
     """
     family, depth = parse_arch(arch)
     if shortcut not in ("A", "B"):

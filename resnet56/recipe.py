@@ -1,57 +1,51 @@
-"""Recipes: how a network is trained, as data."""
+"""Recipes: how a network is trained, as data (chapter "Training in full")."""
 
-import math
 from dataclasses import dataclass
 
 from .errors import InputError
 
 PRECISIONS = ("fp32", "bf16")
 SCHEDULES = ("step", "one-cycle")
-LONGEST, HIGHEST_LR = 10**9, 1000  # steps of a run, and its rate: beyond is a slip of the keyboard
+LONGEST = 10**9  # steps of a run
+RANGES = {  # what makes sense; beyond is a slip of the keyboard
+    "iterations": (1, LONGEST),
+    "epochs": (1e-6, 10**6),
+    "batch_size": (1, 10**6),
+    "lr": (1e-30, 1000),
+    "warmup": (0, LONGEST),
+    "momentum": (0.0, 0.9999),
+    "weight_decay": (0.0, 1),
+    "label_smoothing": (0.0, 0.9999),
+    "seed": (0, 2**32 - 1),
+}
 PEAK = 0.25  # where in a one-cycle run the learning rate is highest
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: SGD with momentum and a learning-rate schedule.
+    """How a network is trained: SGD with momentum and a learning-rate schedule; the paper's, but for the length.
 
-    Attributes:
-        iterations: number of steps; give this or ``epochs``.
-        epochs: passes over the training images (whole batches only); may be fractional.
-        batch_size: images a step.
-        lr: learning rate, the highest of the run.
-        schedule: ``"step"``: divided by 10 at each milestone (He et al. 2015, section 4.2). ``"one-cycle"``: up in
-            a straight line for a quarter of the run, then down to zero (Smith & Topin 2018, simplified).
-        milestones: of the step schedule, as fractions of the run.
-        warmup: number of first steps of the step schedule taken at a tenth of the rate (the paper's ResNet-110).
-        momentum: of SGD.
-        nesterov: whether the momentum is Nesterov's.
-        weight_decay: L2 penalty.
-        decay_all: whether it falls on every parameter, as in the paper, or only on the weights of convolutions and
-            linear layers, not on biases and batch normalisation.
-        label_smoothing: share of the label spread evenly over all classes (Szegedy et al. 2015, section 7).
-        seed: of the initial weights (where the caller builds them), the data order and the augmentation.
-        precision: ``"fp32"``, or ``"bf16"`` for bfloat16 autocast. On NVIDIA GPUs PyTorch's fp32 convolutions
-            multiply in TF32.
+    The step schedule divides the rate by 10 at each milestone (He et al. 2015, section 4.2). The one-cycle schedule
+    goes up in a straight line for a quarter of the run, then down to zero (Smith & Topin 2018, simplified).
 
     Raises:
         InputError: if a value makes no sense.
     """
 
-    iterations: int | None = None
-    epochs: float | None = None
-    batch_size: int = 128
-    lr: float = 0.1
-    schedule: str = "step"
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    warmup: int = 0
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 1e-4
-    decay_all: bool = True
-    label_smoothing: float = 0.0
-    seed: int = 0
-    precision: str = "fp32"
+    iterations: int | None = None  #: steps of the run; give this or epochs
+    epochs: float | None = None  #: passes over the training images, whole batches only; may be fractional
+    batch_size: int = 128  #: images a step
+    lr: float = 0.1  #: learning rate, the highest of the run
+    schedule: str = "step"  #: "step" or "one-cycle"
+    milestones: tuple[float, ...] = (0.5, 0.75)  #: of the step schedule, as fractions of the run
+    warmup: int = 0  #: first steps of the step schedule, taken at a tenth of the rate (the paper's ResNet-110)
+    momentum: float = 0.9  #: of SGD
+    nesterov: bool = False  #: whether the momentum is Nesterov's
+    weight_decay: float = 1e-4  #: L2 penalty
+    decay_all: bool = True  #: on all parameters, as in the paper; or on weights, not biases and batch normalisation
+    label_smoothing: float = 0.0  #: share of the label spread over all classes (Szegedy et al. 2015, section 7)
+    seed: int = 0  #: of the initial weights, where the caller builds them, the data order and the augmentation
+    precision: str = "fp32"  #: "fp32" (on NVIDIA GPUs convolutions multiply in TF32), or "bf16" for bfloat16 autocast
 
     def __post_init__(self):
         def check(name: str, good: bool, what: str):
@@ -60,24 +54,13 @@ class Recipe:
 
         if (self.iterations is None) == (self.epochs is None):
             raise InputError("give iterations or epochs, one of the two")
-        for name in ("iterations", "batch_size", "warmup", "seed"):
-            value = getattr(self, name)
-            check(name, value is None or value % 1 == 0, "a whole number")
-        check("iterations", self.iterations is None or self.iterations >= 1, "at least 1")
-        check("iterations", self.iterations is None or self.iterations <= LONGEST, f"at most {LONGEST:,}")
-        check("epochs", self.epochs is None or 0 < self.epochs < math.inf, "positive")
-        check("batch_size", self.batch_size >= 1, "at least 1")
-        check("lr", self.lr > 0, "positive")
-        check("lr", self.lr <= HIGHEST_LR, f"at most {HIGHEST_LR:,}")
+        for name, (low, high) in RANGES.items():
+            value, whole = getattr(self, name), isinstance(low, int)
+            fits = value is None or (low <= value <= high and not (whole and value % 1))
+            check(name, fits, f"{'a whole number ' * whole}from {low:,} to {high:,}")
         check("schedule", self.schedule in SCHEDULES, " or ".join(SCHEDULES))
         check("milestones", all(0 < m < 1 for m in self.milestones), "fractions of the run, between 0 and 1")
-        check("warmup", self.warmup >= 0, "zero or positive")
         check("warmup", self.warmup == 0 or self.schedule == "step", "0 for a one-cycle schedule, which starts low")
-        check("momentum", 0 <= self.momentum < 1, "from 0 up to, not including, 1")
-        check("weight_decay", self.weight_decay >= 0, "zero or positive")
-        check("weight_decay", self.weight_decay <= 1, "at most 1")
-        check("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 up to, not including, 1")
-        check("seed", 0 <= self.seed < 2**32, "from 0 to 4,294,967,295")
         check("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS))
 
     def total_steps(self, images: int) -> int:

@@ -1,11 +1,10 @@
-"""Training: one network, one step at a time. This is the plain loop, to be read (chapters 3 and 8).
+"""Training: one network, one step at a time. This is the plain loop, to be read (chapter "Training in full").
 
-:class:`resnet56.fast.engine.Engine` takes the same steps faster, :func:`resnet56.fast.together.fit_together` drives
-several networks. Nothing here knows of them, nor of figures, records, the command line or the book.
+:class:`resnet56.fast.engine.Engine` takes the same steps faster, and :func:`resnet56.fast.together.fit_together` drives
+long runs, with progress and checkpoints. Nothing here knows of them, nor of figures, records or the command line.
 """
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .data import Batches, Split, normalise
-from .devices import hardware, pick_device
+from .devices import pick_device
 from .layers import undisturbed
-from .progress import ProgressBar
 from .recipe import Recipe
 from .treatments import Treatment
 
@@ -28,15 +26,10 @@ LOG_EVERY = 10  # steps between two rows of the history
 
 @dataclass(frozen=True)
 class Score:
-    """What a network reaches on a set of images.
+    """What a network reaches on a set of images."""
 
-    Attributes:
-        loss: mean cross-entropy, in nats.
-        error: share of images misclassified, in percent.
-    """
-
-    loss: float
-    error: float
+    loss: float  #: mean cross-entropy, in nats
+    error: float  #: share of images misclassified, in percent
 
     @property
     def accuracy(self) -> float:
@@ -52,26 +45,18 @@ class Trainer:
     """A network in training: all that the next step needs. This is the plain loop.
 
     Args:
-        model: the network; it is moved to ``device``.
+        model: the network; it is moved to ``device``, a name for :func:`resnet56.devices.pick_device` or a device.
         train: the training images.
         recipe: how to train.
-        device: where, a name for :func:`resnet56.devices.pick_device` or a device.
         treatment: what is done to the network before training and at each step; nothing if None.
 
     Attributes:
-        step: number of steps taken.
-        total_steps: number of steps to take.
-        parts: where its steps were taken, a dict each time it went on on other hardware: ``hardware``, ``steps``,
-            ``seconds`` (by the clock; networks that train at once on a GPU share it) and ``processor_seconds`` (of all
-            threads of this process: the cost, whatever else the machine was doing).
-        history: one dict each ``LOG_EVERY`` steps and at the end of each epoch: ``step`` (steps taken so far),
-            ``epoch``, ``lr`` (of the last of these steps), ``train_loss`` (nats, with the recipe's label smoothing) and
-            ``train_error`` (percent), both means over the augmented batches of these steps; rows made by :func:`fit`
-            with a validation set also have ``validation_loss`` and ``validation_error``. On a CPU the rows are there at
-            once, elsewhere at the end of each epoch, so that the device is not waited for in between.
-        how: what records say of the loop, a dict.
-        recorders: who looks on at the steps, such as :class:`resnet56.gradients.GradientRecorder`: before each step the
-            trainer enters the context ``recorder.at_step(step)``. What they recorded is part of the state.
+        history: a dict each ``LOG_EVERY`` steps and at the end of each epoch: ``step`` (steps taken so far), ``epoch``,
+            ``lr`` (of the last of these steps), ``train_loss`` (nats, with the recipe's label smoothing) and
+            ``train_error`` (percent), means over the augmented batches of these steps. Off the CPU the rows of an epoch
+            are there at its end, so that the device is not waited for in between.
+        recorders: who looks on, such as :class:`resnet56.gradients.GradientRecorder`: each step is taken in the context
+            ``recorder.at_step(step)``. What they recorded is part of the state.
     """
 
     def __init__(
@@ -91,10 +76,7 @@ class Trainer:
         self.optimizer = torch.optim.SGD(
             parameter_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
         )
-        self.total_steps = recipe.total_steps(len(train))
-        self.step = 0
-        self.parts: list[dict] = []
-        self.how = {"loop": "plain"}
+        self.step, self.total_steps = 0, recipe.total_steps(len(train))
         self.history: list[dict] = []
         self.recorders: list = []
         self._unread: list[Tensor] = []  # (loss, share of errors) of the last steps, still on the device
@@ -105,7 +87,6 @@ class Trainer:
         Raises:
             NonFiniteLoss: if the loss is not finite; looked at when the history is written.
         """
-        clock, processor = time.perf_counter(), time.process_time()
         lr = self.recipe.lr_at(self.step, self.total_steps)
         lr *= self.treatment.before_step(self.model, self.step / self.total_steps)
         with ExitStack() as stack:
@@ -115,7 +96,6 @@ class Trainer:
         self.step += 1
         if self.epoch_done() or (self.device.type == "cpu" and self.step % LOG_EVERY == 0):
             self._log()
-        self._account(time.perf_counter() - clock, time.process_time() - processor)
 
     def _update(self, draw: Tensor, lr: float) -> Tensor:
         """Take one step of SGD on the batch that ``draw`` stands for; return its loss and share of errors, ``(2,)``."""
@@ -146,14 +126,6 @@ class Trainer:
                 block = []
         self._unread.clear()
 
-    def _account(self, seconds: float, processor_seconds: float) -> None:
-        """Add a step to the last of :attr:`parts`, or to a new one where the hardware is another."""
-        here = hardware(self.device)
-        if not self.parts or self.parts[-1]["hardware"] != here:
-            self.parts.append({"hardware": here, "steps": 0, "seconds": 0.0, "processor_seconds": 0.0})
-        for key, value in (("steps", 1), ("seconds", seconds), ("processor_seconds", processor_seconds)):
-            self.parts[-1][key] += value
-
     def _check_finite(self, finite: bool, what: str, step: int) -> None:
         if not finite:
             raise NonFiniteLoss(
@@ -165,11 +137,6 @@ class Trainer:
         """Tell whether a step, by default the last one taken, ended an epoch or the run."""
         step = self.step if step is None else step
         return step % self.batches.steps_per_epoch == 0 or step == self.total_steps
-
-    @property
-    def seconds(self) -> float:
-        """Time spent in training steps, in seconds."""
-        return sum(part["seconds"] for part in self.parts)
 
     @property
     def finished(self) -> bool:
@@ -186,10 +153,7 @@ class Trainer:
         return function
 
     def state_dict(self) -> dict:
-        """Return what :meth:`load_state_dict` needs to go on from here.
-
-        The order of the images and their augmentation are functions of the seed and the step, so the step stands for
-        the state of the sampler and of the random generators.
+        """Return what :meth:`load_state_dict` needs to go on from here; batches are functions of seed and step.
 
         Raises:
             NonFiniteLoss: if a weight, a running statistic or a loss is not finite: a broken run is never saved.
@@ -199,7 +163,6 @@ class Trainer:
         self._check_finite(bool(finite.all()), "loss or a weight", self.step)
         return {
             "step": self.step,
-            "parts": self.parts,
             "model": self.model.state_dict(),
             "momentum": [self._momentum(parameter).clone() for parameter in self.model.parameters()],
             "treatment": self.treatment.state_dict(),
@@ -209,11 +172,8 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from where :meth:`state_dict` was called, on this trainer or another of the same network and recipe.
-
-        Recorders that look on take over what those of then had recorded, in the order in which they came.
-        """
-        self.step, self.parts = state["step"], [dict(part) for part in state["parts"]]
+        """Go on from where :meth:`state_dict` was called, on this trainer or another of the same network and recipe."""
+        self.step = state["step"]
         self.model.load_state_dict(state["model"])
         for parameter, momentum in zip(self.model.parameters(), state["momentum"], strict=True):
             self._momentum(parameter).copy_(momentum)
@@ -245,26 +205,19 @@ def autocast(device: torch.device, precision: str):
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def fit(trainer: Trainer, *, validation: Split | None = None, progress: bool = True) -> pd.DataFrame:
-    """Train to the end of the recipe, from wherever ``trainer`` stands.
+def fit(trainer: Trainer, validation: Split | None = None) -> pd.DataFrame:
+    """Train to the end of the recipe, from wherever ``trainer`` stands; return its history as a table.
 
-    Args:
-        trainer: the network in training.
-        validation: if given, evaluated after every epoch and at the end.
-        progress: show a progress bar with loss, images per second and time left.
-
-    Returns:
-        The history as a table, a row each ``LOG_EVERY`` steps and epoch; the columns are those of :class:`Trainer`.
+    ``validation`` is evaluated after every epoch and at the end. For progress, checkpoints and signals see
+    :func:`resnet56.fast.together.fit_together`.
 
     Raises:
         NonFiniteLoss: if the loss is not finite.
     """
-    with ProgressBar(trainer, progress) as bar:
-        while not trainer.finished:
-            trainer.take_step()
-            bar.advance()
-            if validation is not None and trainer.epoch_done():
-                trainer.validate(validation)
+    while not trainer.finished:
+        trainer.take_step()
+        if validation is not None and trainer.epoch_done():
+            trainer.validate(validation)
     return pd.DataFrame(trainer.history)
 
 
@@ -272,14 +225,8 @@ def fit(trainer: Trainer, *, validation: Split | None = None, progress: bool = T
 def evaluate(model: nn.Module, split: Split, mean: Tensor, precision: str = "fp32", batch_size: int = 500) -> Score:
     """Measure loss and error on the single, original view of each image (He et al. 2015, section 4.2).
 
-    The model is evaluated in evaluation mode, on the device its weights are on, and left as it was.
-
-    Args:
-        model: the network.
-        split: the images.
-        mean: the mean image of the training images, ``(3, 32, 32)``.
-        precision: ``"fp32"`` or ``"bf16"``.
-        batch_size: images at a time.
+    The model is evaluated in evaluation mode, on the device its weights are on, and left as it was; ``mean`` is the
+    mean image of its training images, ``(3, 32, 32)``.
     """
     device = next(model.parameters()).device
     loss, errors = torch.zeros(2, device=device)

@@ -1,8 +1,7 @@
 """Treatments: what is done to a plain network to cure it, or to a residual one to make it ill (chapter "Treatments").
 
-A treatment changes a network before training, or takes part in each step: it may scale the learning rate, change the
-gradients before the optimizer sees them, or the weights afterwards. It is given to a :class:`resnet56.train.Trainer`
-(or the engine), which calls its methods; all of them do nothing unless a treatment says otherwise.
+A treatment changes a network before training, or takes part in each step. A :class:`resnet56.train.Trainer` (or the
+engine), to which it is given, calls its methods; they do nothing unless a treatment says otherwise.
 """
 
 import math
@@ -17,7 +16,7 @@ class Treatment:
     """No treatment: the methods that others override."""
 
     def start(self, model: nn.Module) -> None:
-        """Change the fresh network; called once, when the trainer is made, before a checkpoint is loaded."""
+        """Change the fresh network, when the trainer is made, before a checkpoint is loaded."""
 
     def before_step(self, model: nn.Module, progress: float) -> float:
         """Prepare a step; ``progress`` goes from 0 to 1 over the run. Returns the factor of the learning rate."""
@@ -40,9 +39,6 @@ class Treatment:
 def weights(model: nn.Module) -> list[nn.Parameter]:
     """Return the weights of convolutions and linear layers, from input to output; no biases, no normalisation."""
     return [parameter for parameter in model.parameters() if parameter.ndim > 1]
-
-
-# --- Against the explosion ----------------------------------------------------------------------------
 
 
 class Warmup(Treatment):
@@ -118,9 +114,6 @@ class Adam(Treatment):
         torch._foreach_copy_(self.means + self.squares, state["means"] + state["squares"])
 
 
-# --- Towards the identity -----------------------------------------------------------------------------
-
-
 class Dirac(Treatment):
     """Each convolution of a block hands on its input: 1 at the kernel's centre (Zagoruyko & Komodakis 2017).
 
@@ -136,12 +129,14 @@ class Dirac(Treatment):
                 nn.init.dirac_(convolution.weight[extra // 2 : convolution.out_channels - extra // 2])
 
 
+class DiracAndClip(Dirac, Clip):
+    """Both at once: each block hands on its input, and no gradient is longer than 1."""
+
+
 class Shortcuts(Treatment):
     """Shortcuts of another strength s, ``y = ReLU(F(x) + s x)``, in a residual network.
 
-    Args:
-        strength: a number, or a function of the progress from 0 to 1.
-        stages: the stages that have shortcuts at all; the blocks of others are plain.
+    The strength is a number, or a function of the progress from 0 to 1; blocks of other ``stages`` are plain.
     """
 
     def __init__(self, strength=1.0, stages: tuple[str, ...] = STAGES):
@@ -165,9 +160,6 @@ def faded(progress: float) -> float:
 def switched_on(progress: float) -> float:
     """Return 0 in the first fifth of the run, then 1."""
     return float(progress >= 0.2)
-
-
-# --- The other side -----------------------------------------------------------------------------------
 
 
 class BranchGain(Treatment):
@@ -203,6 +195,7 @@ TREATMENTS = {
     "keep-length": ("plain56", KeepLength, {}),
     "adam": ("plain56", Adam, {"lr": 0.001, "momentum": 0.0}),
     "dirac": ("plain56", Dirac, {}),
+    "dirac-clip": ("plain56", DiracAndClip, {}),
     **{f"strength-{s}": ("resnet56", lambda s=s: Shortcuts(s), {}) for s in (0.0, 0.25, 0.5, 0.75, 1.0)},
     **{f"only-{stage}": ("resnet56", lambda stage=stage: Shortcuts(1.0, (stage,)), {}) for stage in STAGES},
     "faded": ("resnet56", lambda: Shortcuts(faded), {}),

@@ -25,7 +25,7 @@ def start(path: Path | None) -> Engine:
     torch.manual_seed(RECIPE.seed)
     trainer = Engine(build_model("resnet8"), random_split(100), RECIPE, "cpu")
     if path is None:
-        fit(trainer, progress=False)
+        fit(trainer)
         return trainer
     checkpoint = Checkpoint(path, arch="resnet8", shortcut="A", data="noise", fingerprint="0" * 64, validation=0)
     if path.exists():

@@ -17,7 +17,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an N
 def train(kind, split, recipe=RECIPE, device="cpu", arch="resnet8", **tricks):
     torch.manual_seed(recipe.seed)
     trainer = kind(build_model(arch), split, recipe, device, **tricks)
-    fit(trainer, progress=False)
+    fit(trainer)
     return trainer
 
 
@@ -94,7 +94,7 @@ def test_a_run_begun_by_one_loop_is_finished_by_the_other(split):
             begun.take_step()
         finished = second(build_model("resnet8"), split, RECIPE, "cpu")
         finished.load_state_dict(begun.state_dict())
-        fit(finished, progress=False)
+        fit(finished)
         assert distance(finished, plain) < 0.02
 
 
@@ -170,7 +170,7 @@ def test_gradients_are_recorded_beside_a_graph_and_at_hooks_alike(split):
         torch.manual_seed(3)
         trainer = Engine(build_model("resnet8"), split, RECIPE, "cuda")
         with GradientRecorder(trainer if on_trainer else trainer.model, 5, (images, labels)) as recorder:
-            fit(trainer, progress=False)
+            fit(trainer)
         assert (trainer._graph is not None) == on_trainer
         tables.append(recorder.table())
     assert tables[0]["step"].unique().tolist() == [0, 5, 10, 15]

@@ -104,7 +104,7 @@ def test_every_nth_step_is_recorded(split, probe, loop, every, steps):
         torch.manual_seed(0)
         trainer = loop(build_model("plain8"), split, Recipe(iterations=7, batch_size=20), "cpu")
         with GradientRecorder(trainer.model if network == "model" else trainer, every, probe) as recorder:
-            fit(trainer, progress=False)
+            fit(trainer)
         tables.append(recorder.table())
     assert tables[0].equals(tables[1]) and tables[0].notna().all(axis=None)
     assert tables[0]["step"].unique().tolist() == steps and len(tables[0]) == 8 * len(steps)
@@ -115,7 +115,7 @@ def test_a_resumed_trainer_records_the_steps_it_takes(split):
     for _ in range(4):
         trainer.take_step()
     with GradientRecorder(trainer, every=3) as recorder:
-        fit(trainer, progress=False)
+        fit(trainer)
     assert recorder.table()["step"].unique().tolist() == [6]
 
 
@@ -127,7 +127,7 @@ def test_what_was_recorded_is_part_of_a_trainers_state(split, probe):
 
     trainer, whole = new()
     with whole:
-        fit(trainer, progress=False)
+        fit(trainer)
     trainer, first = new()
     with first:
         for _ in range(3):
@@ -136,7 +136,7 @@ def test_what_was_recorded_is_part_of_a_trainers_state(split, probe):
     trainer, second = new()
     with second:
         trainer.load_state_dict(state)
-        fit(trainer, progress=False)
+        fit(trainer)
     assert second.table().equals(whole.table())
 
 
@@ -147,9 +147,9 @@ def test_recording_changes_no_bit_and_leaves_no_hook(split, probe):
         trainer = Trainer(build_model("resnet8"), split, Recipe(iterations=6, batch_size=20), "cpu")
         if record:
             with GradientRecorder(trainer, every=2, probe=probe), GradientRecorder(trainer.model, every=3, probe=probe):
-                fit(trainer, progress=False)
+                fit(trainer)
         else:
-            fit(trainer, progress=False)
+            fit(trainer)
         nets.append(trainer.model)
     for one, other in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True):
         assert torch.equal(one, other)

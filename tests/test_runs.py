@@ -168,7 +168,7 @@ def test_compare_evaluates_on_the_test_images_what_it_trained_on_all_others(lear
         assert (run.about["data"]["training_images"], run.about["data"]["validation_images"]) == (200, 0)
     torch.manual_seed(3)
     recipe = Recipe(iterations=60, batch_size=20, lr=0.05, seed=3)
-    by_hand = fit(Engine(build_model("resnet8"), learnable.train, recipe, "cpu"), progress=False)
+    by_hand = fit(Engine(build_model("resnet8"), learnable.train, recipe, "cpu"))
     assert result.residual.history["train_loss"].tolist() == pytest.approx(by_hand["train_loss"].tolist(), rel=1e-4)
     table = result.table()
     assert table.loc["resnet8", "test error"] == result.residual.about["final"]["test_error"]

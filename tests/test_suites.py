@@ -298,7 +298,7 @@ def test_a_suite_honours_the_seeds_of_its_runs(learned, learnable):
     for seed, record in enumerate(learned[0]):
         torch.manual_seed(seed)
         recipe = Recipe(iterations=60, batch_size=20, lr=0.05, seed=seed, precision=PRECISION)
-        history = fit(Engine(build_model("resnet8"), rest, recipe, "cpu"), progress=False)
+        history = fit(Engine(build_model("resnet8"), rest, recipe, "cpu"))
         losses.append(load_run(record).history["train_loss"].tolist())
         assert losses[-1] == pytest.approx(history["train_loss"].tolist(), rel=1e-4)
     assert losses[0] != losses[1]
@@ -519,7 +519,7 @@ def test_treated_runs_are_trained_with_their_treatment_and_diagnosed_before_and_
         start, before = diagnosis(trainer.model, *images), trainer.model.conv1.weight.detach().clone().flatten()
         trainer.take_step()
         turned = [trainer.model.conv1.weight.detach().clone().flatten()]
-        fit(trainer, progress=False)
+        fit(trainer)
         end = diagnosis(trainer.model, *images)
         turned.append(trainer.model.conv1.weight.detach().flatten())
         for when, expected, after in (("start", start, turned[0]), ("end", end, turned[1])):

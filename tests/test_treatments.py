@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from resnet56 import Engine, Recipe, Trainer, build_model, fit
@@ -16,6 +17,7 @@ from resnet56.treatments import (
     Clip,
     DeltaOrthogonal,
     Dirac,
+    DiracAndClip,
     KeepLength,
     LayerwiseSteps,
     Shortcuts,
@@ -92,6 +94,15 @@ def test_clipping_bounds_the_gradient_of_all_parameters_together(split):
         math.sqrt(sum(p.grad.square().sum().item() for p in trainer.model.parameters())) for trainer in (free, clipped)
     ]
     assert lengths[0] > 0.01 and lengths[1] == pytest.approx(0.01, rel=1e-4)
+
+
+def test_dirac_and_clip_is_both(split):
+    model = build_model("plain14")
+    DiracAndClip(0.01).start(model)
+    kernels = [block.conv1.weight for block in list(basic_blocks(model).values())[:2]]
+    assert all(torch.equal(kernel, nn.init.dirac_(torch.empty(16, 16, 3, 3))) for kernel in kernels)
+    gradients = [p.grad for p in train(split, DiracAndClip(0.01), steps=1).model.parameters()]
+    assert math.sqrt(sum(gradient.square().sum().item() for gradient in gradients)) == pytest.approx(0.01, rel=1e-4)
 
 
 def test_layerwise_steps_have_the_stated_ratio(split):
@@ -173,7 +184,7 @@ def test_each_treatment_is_resumed_with_the_same_bits(split, name):
     torch.manual_seed(recipe.seed)
     second = Trainer(build_model(arch), split, recipe, "cpu", treatment())
     second.load_state_dict(first.state_dict())
-    fit(second, progress=False)
+    fit(second)
     assert same_bits(whole, second)
     if treatment is not Treatment and name not in ("strength-1.0", "clip"):
         assert not same_bits(whole, train(split, None, arch, recipe))

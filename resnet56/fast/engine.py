@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Split
+from ..devices import accounted
 from ..recipe import Recipe
 from ..train import Trainer, autocast, parameter_groups
 from ..treatments import Treatment
@@ -38,6 +39,10 @@ class Engine(Trainer):
         model, train, recipe, device, treatment: as for :class:`resnet56.train.Trainer`.
         channels_last, fused, compiled, graphed: the tricks listed above, each of which can be left out to see what it
             brings. Graphs are for NVIDIA GPUs, one process and the fused optimizer; elsewhere ``graphed`` does nothing.
+
+    Attributes:
+        parts: what the steps cost, see :func:`resnet56.devices.accounted`.
+        how: what records say of the loop, a dict.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Engine(Trainer):
         treated = type(self.treatment) is not Treatment  # its methods are Python, which a graph leaves out
         self._graphed = graphed and fused and on_gpu and world_size() == 1 and not treated
         deterministic = not on_gpu or torch.are_deterministic_algorithms_enabled()
+        self.parts: list[dict] = []
         self.how = {
             "loop": "engine",
             "compiled": compiled,
@@ -80,8 +86,13 @@ class Engine(Trainer):
         self._wait()
 
     def take_step(self) -> None:
-        with self._on_gpu() if self._stream else nullcontext():
+        with accounted(self.parts, self.device), self._on_gpu() if self._stream else nullcontext():
             super().take_step()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training steps, in seconds."""
+        return sum(part["seconds"] for part in self.parts)
 
     @contextmanager
     def _on_gpu(self) -> Iterator[None]:
@@ -148,10 +159,11 @@ class Engine(Trainer):
 
     def state_dict(self) -> dict:
         self._wait()
-        return super().state_dict()
+        return super().state_dict() | {"parts": self.parts}
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
+        self.parts = [dict(part) for part in state.get("parts", [])]  # the plain loop counts none
         self._wait()
 
     def _wait(self) -> None:
