@@ -4,13 +4,17 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import stat
 import subprocess
 import sys
 import tarfile
+import threading
 import urllib.request
 import zipfile
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -21,7 +25,8 @@ from torchvision.transforms import functional as TF
 
 from resnet56 import InputError
 from resnet56.data import Batches, Split, augment, hold_out, make_data_set, normalise, pixel_mean
-from resnet56.datasets import available_data, import_images, load_data, official, survey_data
+from resnet56.datasets import import_images, importing, load_data, loading, official, survey_data
+from resnet56.datasets.importing import save_cached
 from resnet56.datasets.loading import CIFAR10_CLASSES
 from resnet56.observe import evenly
 
@@ -225,8 +230,9 @@ def offline(monkeypatch):
 
 @pytest.fixture
 def drawings(monkeypatch, data_set):
-    monkeypatch.setattr("resnet56.datasets.loading._load_shapes10", lambda: data_set)
-    return data_set
+    drawn = replace(data_set, name="shapes10", title="shapes10")
+    monkeypatch.setattr("resnet56.datasets.loading._load_shapes10", lambda: drawn)
+    return drawn
 
 
 @pytest.fixture
@@ -281,6 +287,7 @@ def check_truth(data, truth):
             assert label == expected and np.array_equal(pixels.permute(1, 2, 0).numpy(), image)
 
 
+BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
 OFFICIAL = ("cifar-10-batches-py", "cifar-10-python.tar.gz", "cifar-10-batches-bin", "cifar-10-binary.tar.gz")
 
 
@@ -288,12 +295,23 @@ OFFICIAL = ("cifar-10-batches-py", "cifar-10-python.tar.gz", "cifar-10-batches-b
 @pytest.mark.parametrize("name", ["auto", "cifar10"])
 def test_official_files_on_disk_are_used_without_a_network(source, name, tiny, offline, tmp_path, data_folder, capsys):
     (tmp_path / source).rename(data_folder / source)
-    assert available_data() == ["cifar10", "shapes10"] and os.listdir(data_folder) == [source]
+    assert survey_data()[0] == ["cifar10", "shapes10"] and os.listdir(data_folder) == [source]
     check_truth(load_data(name), tiny)
-    folder = source if "batches" in source else {"python": OFFICIAL[0], "binary": OFFICIAL[2]}[source[9:15]]
-    assert set(os.listdir(data_folder)) == {source, folder}  # an archive is kept unpacked
+    kept = [] if "batches" in source else ["cifar10.npz"]  # an archive is kept unpacked, a folder is as good
+    assert sorted(os.listdir(data_folder)) == sorted([source, *kept])
     check_truth(load_data(name), tiny)
+    if kept:
+        (data_folder / source).unlink()
+        assert survey_data() == (["cifar10", "shapes10"], [])
+        check_truth(load_data(name), tiny)
     assert not capsys.readouterr().out
+
+
+def test_the_binary_versions_checksums_are_those_that_others_publish_too():
+    sums = "".join(official.BINARY_MD5[f"{name}.bin"] for name in [*BATCHES, "test_batch"])
+    assert (
+        len(official.BINARY_MD5) == 6 and hashlib.md5(sums.encode()).hexdigest() == "5fca883f308a4e098a01d5e5abd410bf"
+    )
 
 
 def test_our_reading_of_the_official_files_is_torchvisions(tiny, tmp_path, data_folder):
@@ -318,12 +336,12 @@ def damage(path: Path, how: str) -> str:
 @pytest.mark.parametrize("file", ["data_batch_3", "test_batch", "batches.meta"])
 @pytest.mark.parametrize("how", ["missing", "cut", "changed"])
 def test_a_damaged_folder_is_not_listed_and_the_error_says_what_is_wrong(
-    file, how, tiny, offline, drawings, tmp_path, data_folder, capsys, monkeypatch
+    file, how, tiny, offline, drawings, tmp_path, data_folder, capsys
 ):
     folder = data_folder / OFFICIAL[0]
     (tmp_path / OFFICIAL[0]).rename(folder)
     words = damage(folder / file, how)
-    words = f"{folder} is not the official CIFAR-10: {words}.*; delete {folder}, then "
+    words = f"{folder} is not the official CIFAR-10: {words}.*; get it again"
     assert survey_data()[0] == ["shapes10"]
     with pytest.raises(InputError, match=words + ".*cannot download .* network is unreachable; put"):
         load_data("cifar10")
@@ -331,13 +349,14 @@ def test_a_damaged_folder_is_not_listed_and_the_error_says_what_is_wrong(
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and "is not the official CIFAR-10" in out and "Notice: using shapes10" in out
     (tmp_path / OFFICIAL[1]).rename(data_folder / OFFICIAL[1])  # what was advised
-    monkeypatch.setattr(official, "save", None)  # it is not even tried to unpack it over the folder
-    check_truth(load_data("cifar10"), tiny)
-    assert f"Notice: using CIFAR-10, {data_folder / OFFICIAL[1]}, because {folder} is not" in capsys.readouterr().out
     names, problems = survey_data()
     assert names == ["cifar10", "shapes10"] and len(problems) == 1 and f"{file} " in problems[0]
-    if how != "missing":
-        assert (folder / file).exists()  # nothing is replaced unasked
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    check_truth(load_data("cifar10"), tiny)
+    assert f"Notice: using CIFAR-10, {data_folder / OFFICIAL[1]}, because {folder} is not" in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}  # nothing is replaced unasked
+    check_truth(load_data("cifar10"), tiny)
+    assert not capsys.readouterr().out  # it was kept
 
 
 @pytest.mark.parametrize("how", ["cut", "foreign"])
@@ -346,7 +365,7 @@ def test_a_damaged_archive_is_passed_over(how, tiny, offline, tmp_path, data_fol
     content = (tmp_path / OFFICIAL[1]).read_bytes()
     archive.write_bytes(content[: len(content) // 2] if how == "cut" else b"<html>404</html>")
     import_images(copy_folder(), progress=False)
-    assert available_data() == ["cifar10-png", "shapes10"]
+    assert survey_data()[0] == ["cifar10-png", "shapes10"]
     capsys.readouterr()
     assert load_data().name == "cifar10-png"
     out = capsys.readouterr().out
@@ -364,7 +383,7 @@ def test_auto_goes_on_from_a_damaged_copy_to_an_intact_one(offline, copy_folder,
     import_images(root, progress=False)
     cache = data_folder / "cifar10-png.npz"
     cache.write_bytes(cache.read_bytes()[:-100])
-    assert available_data() == ["cifar10-jpeg", "shapes10"] and str(cache) in survey_data()[1][0]
+    assert survey_data()[0] == ["cifar10-jpeg", "shapes10"] and str(cache) in survey_data()[1][0]
     assert load_data().name == "cifar10-jpeg"
     assert f"because {cache} is damaged (" in capsys.readouterr().out
 
@@ -381,12 +400,37 @@ class FakeWeb:
         return response
 
 
-def test_the_download_is_kept_as_the_official_folder(tiny, tmp_path, data_folder, monkeypatch):
+def test_the_download_is_kept(tiny, tmp_path, data_folder, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", FakeWeb((tmp_path / OFFICIAL[1]).read_bytes()))
     check_truth(load_data(), tiny)
-    assert os.listdir(data_folder) == [OFFICIAL[0]]
+    assert os.listdir(data_folder) == ["cifar10.npz"]
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
     check_truth(load_data(), tiny)
+
+
+def test_the_folder_for_data_is_made_for_the_download(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(urllib.request, "urlopen", FakeWeb((tmp_path / OFFICIAL[1]).read_bytes()))
+    monkeypatch.setenv("RESNET56_HOME", str(tmp_path / "new" / "data"))
+    check_truth(load_data(), tiny)
+    assert os.listdir(tmp_path / "new" / "data") == ["cifar10.npz"]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RESNET56_HOME", str(tmp_path / "file" / "data"))
+    with pytest.raises(InputError, match="cannot write .*file/data: "):
+        load_data("cifar10")
+
+
+def test_what_cannot_be_kept_is_used_all_the_same(tiny, tmp_path, data_folder, monkeypatch):
+    def refuse(data):
+        raise InputError("cannot write")
+
+    (tmp_path / OFFICIAL[1]).rename(data_folder / OFFICIAL[1])
+    monkeypatch.setattr(loading, "save_cached", refuse)
+    check_truth(load_data(), tiny)
+    monkeypatch.setattr(loading.shapes10, "draw", lambda count, seed: tiny_arrays)
+    tiny_arrays = [np.zeros((10, 3, 32, 32), np.uint8), np.arange(10)]
+    fingerprint = make_data_set("shapes10", "", "", [*tiny_arrays, *tiny_arrays]).fingerprint
+    monkeypatch.setattr(loading, "SHAPES10_FINGERPRINT", fingerprint)
+    assert load_data("shapes10").fingerprint == fingerprint and os.listdir(data_folder) == [OFFICIAL[1]]
 
 
 def test_a_damaged_folder_is_not_replaced_by_the_download(tiny, tmp_path, data_folder, monkeypatch, capsys):
@@ -395,12 +439,18 @@ def test_a_damaged_folder_is_not_replaced_by_the_download(tiny, tmp_path, data_f
     (data_folder / OFFICIAL[0] / "data_batch_1").write_text("mine")
     check_truth(load_data("cifar10"), tiny)
     assert "Notice: using CIFAR-10, the download, because" in capsys.readouterr().out
-    assert sorted(os.listdir(data_folder)) == list(OFFICIAL[:2])
+    assert sorted(os.listdir(data_folder)) == [OFFICIAL[0], "cifar10.npz"]
     assert (data_folder / OFFICIAL[0] / "data_batch_1").read_text() == "mine"
     (data_folder / OFFICIAL[1]).write_text("mine too")
-    with pytest.raises(InputError, match="data_batch_1 differs.*is not a complete"):
+    (data_folder / "cifar10.npz").write_text("and mine")
+    check_truth(load_data("cifar10"), tiny)
+    words = "cifar10.npz is damaged .*data_batch_1 differs.*is not a complete"
+    assert re.search(f"Notice: using CIFAR-10, the download, because .*{words}", capsys.readouterr().out)
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    with pytest.raises(InputError, match=words):
         load_data("cifar10")
     assert (data_folder / OFFICIAL[1]).read_text() == "mine too"
+    assert (data_folder / "cifar10.npz").read_text() == "and mine"
 
 
 def test_a_download_of_something_else_is_refused(tiny, data_folder, monkeypatch, drawings, capsys):
@@ -428,7 +478,7 @@ def test_notices_can_be_printed_on_any_terminal(tmp_path):
     code = "from resnet56.datasets import loading as l; l.notice(l.survey_data()[1][0])"
     environment = os.environ | {"RESNET56_HOME": str(home), "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert "d\\xe4ta" in done.stdout and "none of its files is there" in done.stdout, done.stderr
+    assert "d\\xe4ta" in done.stdout and "has neither the official files nor" in done.stdout, done.stderr
 
 
 def test_auto_prefers_an_imported_copy(copy_folder, monkeypatch):
@@ -488,25 +538,44 @@ def test_folder_and_archives_give_the_same_data(copy_folder, tmp_path, mode, dat
         assert (part.pixels.flatten(1) == part.pixels[:, :1, 0, 0]).all()
 
 
+def test_the_order_in_an_archive_does_not_matter(copy_folder, tmp_path, data_folder):
+    root = copy_folder()
+    expected = import_images(root, progress=False)
+    (data_folder / "cifar10-png.npz").unlink()
+    with zipfile.ZipFile(tmp_path / "copy.zip", "w") as archive:
+        for file in sorted(root.rglob("*.png"), reverse=True):
+            archive.write(file, file.relative_to(root))
+    assert import_images(tmp_path / "copy.zip", progress=False).fingerprint == expected.fingerprint
+
+
 def test_jpeg_copies_are_labelled_so(copy_folder):
     imported = import_images(copy_folder("jpg"), progress=False)
     assert imported.name == "cifar10-jpeg" and imported.title.startswith("CIFAR-10 (JPEG copy")
 
 
-def test_a_full_copy_has_the_plain_title(copy_folder, monkeypatch):
-    monkeypatch.setattr("resnet56.datasets.importing.FULL_SIZE", (30, 20))
-    assert import_images(copy_folder("jpg"), progress=False).title == "CIFAR-10 (JPEG copy)"
+def test_a_full_copy_has_the_plain_title(tmp_path, monkeypatch):
+    files = [
+        (PurePosixPath(part, name, f"{i}.jpg"), b"")
+        for part, count in (("train", 5000), ("test", 1000))
+        for name in CIFAR10_CLASSES
+        for i in range(count)
+    ]
+    monkeypatch.setattr(importing, "read_files", lambda path, limit: files)
+    monkeypatch.setattr(importing, "_decode", lambda *arguments: (np.zeros((3, 32, 32), np.uint8), "JPEG"))
+    monkeypatch.setattr(importing, "save_cached", lambda data: None)
+    data = import_images(tmp_path, progress=False)
+    assert data.title == "CIFAR-10 (JPEG copy)" and len(data.train) == 50_000 and len(data.test) == 10_000
 
 
-def png_bytes(size=(32, 32), mode="RGB"):
+def image_bytes(kind, size=(32, 32), mode="RGB"):
     buffer = io.BytesIO()
-    Image.new(mode, size).save(buffer, "PNG")
+    Image.new(mode, size).save(buffer, kind)
     return buffer.getvalue()
 
 
 def add_file(archive, name, content=None, kind=tarfile.REGTYPE, target=""):
     member = tarfile.TarInfo(name)
-    content = png_bytes() if content is None else content
+    content = image_bytes("PNG") if content is None else content
     member.type, member.linkname = kind, target
     member.size = len(content) if kind == tarfile.REGTYPE else 0
     archive.addfile(member, io.BytesIO(content))
@@ -514,8 +583,8 @@ def add_file(archive, name, content=None, kind=tarfile.REGTYPE, target=""):
 
 BAD_MEMBERS = {
     "wrong class": (dict(name="train/zebra/0\n.png"), "'zebra', which is not one of CIFAR-10's"),
-    "31x32": (dict(name="train/cat/x.png", content=png_bytes((31, 32))), "31x32 RGB, not 32x32 RGB"),
-    "grey": (dict(name="train/cat/x.png", content=png_bytes(mode="L")), "32x32 L, not 32x32 RGB"),
+    "31x32": (dict(name="train/cat/x.png", content=image_bytes("PNG", (31, 32))), "31x32 RGB, not 32x32 RGB"),
+    "grey": (dict(name="train/cat/x.png", content=image_bytes("PNG", mode="L")), "32x32 L, not 32x32 RGB"),
     "not an image": (dict(name="train/cat/x.png", content=b"hello"), "cannot be decoded"),
     "parent": (dict(name="copy/../../evil.png"), "unsafe path"),
     "absolute": (dict(name="/etc/evil.png"), "unsafe path"),
@@ -523,10 +592,11 @@ BAD_MEMBERS = {
     "hardlink": (dict(name="train/cat/x.png", kind=tarfile.LNKTYPE, target="train/cat/0000.png"), "is a link"),
     "device": (dict(name="train/cat/x.png", kind=tarfile.CHRTYPE), "is a link or a device"),
     "bomb": (
-        dict(name="train/cat/x.png", content=png_bytes()[:16] + b"\0\0\xea\x60" * 2 + png_bytes()[24:]),
+        dict(name="train/cat/x.png", content=image_bytes("PNG")[:16] + b"\0\0\xea\x60" * 2 + image_bytes("PNG")[24:]),
         "cannot be decoded",
     ),
-    "half a header": (dict(name="train/cat/x.png", content=png_bytes()[:20]), "cannot be decoded"),
+    "bitmap": (dict(name="train/cat/x.png", content=image_bytes("BMP")), "cannot be decoded as PNG or JPEG"),
+    "half a header": (dict(name="train/cat/x.png", content=image_bytes("PNG")[:20]), "cannot be decoded"),
     "huge": (dict(name="train/cat/x.png", content=bytes(2 << 20)), "2,097,152 bytes"),
     "misplaced": (dict(name="cat.png"), "not of the form"),
     "one too many": (
@@ -565,7 +635,7 @@ def test_bad_zip_files_are_refused_and_leave_nothing(case, copy_folder, tmp_path
         if member.get("kind") == tarfile.SYMTYPE:
             info.external_attr = (stat.S_IFLNK | 0o777) << 16
         info.filename = member["name"]  # as others would write it
-        archive.writestr(info, member.get("content", png_bytes()))
+        archive.writestr(info, member.get("content", image_bytes("PNG")))
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match=words) as caught:
         import_images(path, progress=False)
@@ -647,6 +717,43 @@ def test_what_cannot_be_read_is_not_called_damaged(tiny, tmp_path, data_folder, 
     monkeypatch.setattr(np, "load", refuse)
     with pytest.raises(InputError, match="cannot read .*cifar10-png.npz: Permission denied; make it readable$"):
         load_data("cifar10-png")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(copy_folder, monkeypatch):
+    root, scandir = copy_folder(), os.scandir
+
+    def refuse(path):
+        if Path(path).name == "cat":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    for file in root.glob("*/cat/*"):
+        file.unlink()
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match="cannot read .*/cat: Permission denied; make it readable$"):
+        import_images(root, progress=False)
+
+
+@pytest.mark.parametrize("mode", ["gz", "bz2", "xz"])
+def test_a_damaged_stream_is_called_that(mode, copy_folder, tmp_path):
+    path = make_tar(copy_folder(), tmp_path / "copy.tar", f"w:{mode}")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 20] = bytes(20)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"{path} is not a complete .tar.* or .zip archive .*; get it again"):
+        import_images(path, progress=False)
+
+
+def test_a_damaged_member_of_a_zip_file_is_called_that(copy_folder, tmp_path):
+    path, image = tmp_path / "copy.zip", copy_folder() / "train" / "cat" / "0000.png"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.write(image, name := "train/cat/0000.png")
+    content = bytearray(path.read_bytes())
+    content[30 + len(name) + 10 : 30 + len(name) + 20] = bytes(10)  # behind the header
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"{path} is not a complete .*; get it again"):
+        import_images(path, progress=False)
 
 
 @pytest.mark.parametrize("size", [0, 1, 100])
@@ -735,6 +842,36 @@ def test_a_second_import_replaces_nothing(copy_folder, data_folder, capsys):
     assert cache.read_bytes() == content[:-100]
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_of_two_imports_at_once_the_first_stays(same, copy_folder, data_folder, monkeypatch, capsys):
+    """The second ends while the first is being saved."""
+    root, saving, go_on = copy_folder(), threading.Event(), threading.Event()
+
+    def slowly(data):
+        saving.set()
+        assert go_on.wait(60)
+        save_cached(data)
+
+    monkeypatch.setattr(importing, "save_cached", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(import_images, root, progress=False)
+        assert saving.wait(60)
+        saving.clear()
+        if not same:
+            Image.new("RGB", (32, 32), "red").save(root / "train" / "cat" / "0000.png")
+        second = pool.submit(import_images, root, progress=False)
+        assert not saving.wait(1) and not second.done()  # neither saved over the first, nor given up
+        go_on.set()
+        fingerprint = first.result().fingerprint
+        if same:
+            assert second.result().fingerprint == fingerprint
+            assert "the very same images are in" in capsys.readouterr().out
+        else:
+            with pytest.raises(InputError, match="holds other images"):
+                second.result()
+    assert load_data("cifar10-png").fingerprint == fingerprint and os.listdir(data_folder) == ["cifar10-png.npz"]
+
+
 @pytest.mark.parametrize("source", [*OFFICIAL, "zip", "parent"])
 def test_the_official_files_are_imported_as_cifar10(source, tiny, offline, tmp_path, data_folder, capsys):
     path = tmp_path / source
@@ -745,12 +882,12 @@ def test_the_official_files_are_imported_as_cifar10(source, tiny, offline, tmp_p
         (tmp_path / OFFICIAL[0]).rename(path / OFFICIAL[0])
         (tmp_path / OFFICIAL[2]).rename(path / OFFICIAL[2])  # both versions: the images are not taken twice
     check_truth(import_images(path, progress=False), tiny)
-    folder = OFFICIAL[2] if "bin" in source else OFFICIAL[0]
-    assert os.listdir(data_folder) == [folder] and available_data() == ["cifar10", "shapes10"]
+    assert os.listdir(data_folder) == ["cifar10.npz"] and survey_data()[0] == ["cifar10", "shapes10"]
     check_truth(load_data(), tiny)
     assert not capsys.readouterr().out
     check_truth(import_images(path, progress=False), tiny)
-    assert f"is there already, in {data_folder / folder}; nothing was written" in capsys.readouterr().out
+    words = f"the very same images are in {data_folder / 'cifar10.npz'} already; nothing was written"
+    assert words in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("source", OFFICIAL[::2])
@@ -767,12 +904,9 @@ def test_an_import_does_not_replace_a_damaged_folder(tiny, tmp_path, data_folder
     folder = data_folder / OFFICIAL[0]
     folder.mkdir()
     (folder / "data_batch_1").write_text("mine")
-    with pytest.raises(InputError, match=f"data_batch_1 differs .*; delete {folder}"):
-        import_images(tmp_path / OFFICIAL[1], progress=False)
-    assert (folder / "data_batch_1").read_text() == "mine"
-    (folder / "data_batch_1").unlink()
-    folder.rmdir()  # what was advised
     check_truth(import_images(tmp_path / OFFICIAL[1], progress=False), tiny)
+    assert (folder / "data_batch_1").read_text() == "mine" and os.listdir(folder) == ["data_batch_1"]
+    check_truth(load_data(), tiny)
 
 
 def test_a_foreign_pickle_is_never_opened(tiny, tmp_path, data_folder):
@@ -784,7 +918,7 @@ def test_a_foreign_pickle_is_never_opened(tiny, tmp_path, data_folder):
     with pytest.raises(InputError, match="data_batch_1 differs"):
         import_images(tmp_path / OFFICIAL[0], progress=False)
     (tmp_path / OFFICIAL[0]).rename(data_folder / OFFICIAL[0])
-    assert available_data() == ["shapes10"] and not (tmp_path / "evil").exists()
+    assert survey_data()[0] == ["shapes10"] and not (tmp_path / "evil").exists()
 
 
 def test_a_damaged_cache_is_refused(copy_folder, data_folder):

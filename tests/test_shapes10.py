@@ -7,7 +7,8 @@ import pytest
 
 from resnet56.data import make_data_set
 from resnet56.datasets import load_data
-from resnet56.datasets.loading import SHAPES10_FINGERPRINT, save_cached
+from resnet56.datasets.importing import save_cached
+from resnet56.datasets.loading import SHAPES10_FINGERPRINT
 from resnet56.datasets.shapes10 import CLASSES, draw
 
 SHA256 = {  # of the bytes of the pixels, then of the labels (little-endian int64)

@@ -14,30 +14,28 @@ MAX_FILE = 1 << 25  # bytes; CIFAR-10's largest file has 31 million
 MAX_TOTAL = 1 << 30  # bytes of all files; CIFAR-10 has 0.2 billion
 BLOCK = 4096  # bytes that an empty file counts for, so that their number is bounded too
 
-Entry = tuple[str, int, Callable[[], bytes]]  # a file's name, its size in bytes, and what reads it
+Entry = tuple[str, int, int, Callable[[], bytes]]  # name, kind (as in st_mode), bytes, and what reads them
 
 
 def read_files(path: Path, limit: Callable[[PurePosixPath], int]) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Yield the name and the content of files, one by one.
+    """Yield the name and content of each file in a folder, a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz archive.
 
-    Args:
-        path: a folder, or a .tar, .tar.gz, .tar.bz2, .tar.xz or .zip file; its content decides which.
-        limit: given a file's name, returns how many bytes it may have; 0: the file is left out.
-
-    Raises:
-        InputError: if something cannot be read, is damaged or encrypted, is a link or a device, has a path that
-            leads out of the archive, or announces too many bytes (it is not read then).
+    ``limit`` gives the bytes that a file of a name may have; 0: it is left out. InputError if something cannot be
+    read, is damaged, encrypted, a link or a device, has a path that leads out, or announces too much (unread then).
     """
-    entries = _folder if path.is_dir() else _archive
     total = 0
     try:
-        for name, size, read in entries(path):
-            name, total = PurePosixPath(name), total + max(size, BLOCK)
-            allowed = limit(name)
+        for name, kind, size, read in _folder(path) if path.is_dir() else _archive(path):
+            if kind not in (stat.S_IFREG, stat.S_IFDIR):
+                raise InputError(f"{path}: {name!r} is a link or a device; put what it stands for in its place")
+            if kind == stat.S_IFDIR:
+                continue
+            total += max(size, BLOCK)
+            allowed = limit(PurePosixPath(name))
             if size > (allowed or size) or total > MAX_TOTAL:
-                raise InputError(f"{path}: {str(name)!r} has {size:,} bytes, too many for {path.name} to be CIFAR-10")
+                raise InputError(f"{path}: {name!r} has {size:,} bytes, too many for {path.name} to be CIFAR-10")
             if allowed:
-                yield name, read()
+                yield PurePosixPath(name), read()
     except InputError:
         raise
     except Exception as error:  # tarfile, zipfile, zlib and lzma have no base class in common
@@ -58,18 +56,9 @@ def _folder(folder: Path) -> Iterator[Entry]:
 
     for root, folders, files in os.walk(folder, onerror=stop):
         folders.sort()
-        for name in sorted(folders + files):
-            path = Path(root, name)
-            if path.is_symlink():
-                raise InputError(f"{path} is a link; put what it points to in its place")
-            if path.is_file():
-                yield path.relative_to(folder.parent).as_posix(), path.stat().st_size, path.read_bytes
-
-
-def _archive(path: Path) -> Iterator[Entry]:
-    with open(path, "rb") as file:
-        is_zip = file.read(2) == b"PK"
-    return _zip(path) if is_zip else _tar(path)
+        for path in (Path(root, name) for name in sorted(folders + files)):
+            about = path.lstat()
+            yield path.relative_to(folder).as_posix(), stat.S_IFMT(about.st_mode), about.st_size, path.read_bytes
 
 
 class _Header(tarfile.TarInfo):
@@ -85,28 +74,26 @@ class _Header(tarfile.TarInfo):
         return header
 
 
-def _check_name(path: Path, name: str) -> None:
-    if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
-        raise InputError(f"{path}: unsafe path {name!r}; nothing was imported")
+def _archive(path: Path) -> Iterator[Entry]:
+    with open(path, "rb") as file:
+        is_zip = file.read(2) == b"PK"
+    for entry in _zip(path) if is_zip else _tar(path):
+        if re.match(r"[/\\]|[A-Za-z]:", entry[0]) or ".." in re.split(r"[/\\]", entry[0]):
+            raise InputError(f"{path}: unsafe path {entry[0]!r}; nothing was imported")
+        yield entry
 
 
 def _tar(path: Path) -> Iterator[Entry]:
     with tarfile.open(path, "r|*", tarinfo=_Header) as archive:  # a stream
         for member in archive:
-            _check_name(path, member.name)
-            if not (member.isfile() or member.isdir()):
-                raise InputError(f"{path}: {member.name!r} is a link or a device, not a file; nothing was imported")
-            if member.isfile():
-                yield member.name, member.size, lambda member=member: archive.extractfile(member).read()
+            kind = stat.S_IFREG if member.isfile() else stat.S_IFDIR if member.isdir() else 0
+            yield member.name, kind, member.size, lambda member=member: archive.extractfile(member).read()
 
 
 def _zip(path: Path) -> Iterator[Entry]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            _check_name(path, member.filename)
-            if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise InputError(f"{path}: {member.filename!r} is a link or a device, not a file; nothing was imported")
             if member.flag_bits & 1:
                 raise InputError(f"{path}: {member.filename!r} is encrypted; unpack it and import the folder")
-            if not member.is_dir():
-                yield member.filename, member.file_size, lambda member=member: archive.read(member)
+            kind = stat.S_IFDIR if member.is_dir() else stat.S_IFMT(member.external_attr >> 16) or stat.S_IFREG
+            yield member.filename, kind, member.file_size, lambda member=member: archive.read(member)

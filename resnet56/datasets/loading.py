@@ -1,41 +1,33 @@
 """Loading: the official CIFAR-10, an imported copy, or the embedded drawings, by name."""
 
 import contextlib
-import json
 import os
-import sys
-from collections.abc import Callable
+import tempfile
+import urllib.request
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
-
-import numpy as np
 
 from ..data import DataSet, make_data_set
 from ..errors import InputError
-from ..records.files import data_dir, write_file
+from ..records.files import check_writable, data_dir
 from . import official, shapes10
-from .archives import one_line
+from .importing import cache_path, load_cached, notice, read, save_cached
 from .official import CIFAR10_CLASSES as CIFAR10_CLASSES  # its other home
 
-COPIES = ("cifar10-png", "cifar10-jpeg")
 NAMES = ("auto", "cifar10", "cifar10-jpeg", "cifar10-png", "shapes10")
+ON_DISK = ("cifar10", "cifar10-png", "cifar10-jpeg")  # the best first
 SHAPES10_FINGERPRINT = "eaa6f4673919c82c3752760b4ed97908d9c9cc70a0949e0a0a050436525f608e"  # what it is on every machine
 
 
 def load_data(name: str | None = None) -> DataSet:
     """Load a data set by name. A damaged source is passed over, which is said in one line.
 
-    Args:
-        name: one of
-
-            * ``"cifar10"``: the official CIFAR-10, from its folder, its archive (``cifar-10-python.tar.gz``) or
-              a download (170 MB) to ``data/``; every file is checked against its MD5 sum;
-            * ``"cifar10-jpeg"``, ``"cifar10-png"``: a copy that
-              :func:`resnet56.datasets.importing.import_images` made;
-            * ``"shapes10"``: the embedded one, drawn on first use (see :mod:`resnet56.datasets.shapes10`);
-            * ``"auto"``: the first to be had of official CIFAR-10 on disk, an imported copy, the download,
-              and ``shapes10``;
-            * None: what the environment variable ``RESNET56_DATA`` says, or else ``"auto"``.
+    The names are ``"cifar10"``, the official one, from its folder or archive in ``data/`` or by download (170 MB),
+    each file checked against its MD5 sum; ``"cifar10-jpeg"`` and ``"cifar10-png"``, copies that
+    :func:`resnet56.datasets.importing.import_images` made; ``"shapes10"``, the embedded
+    :mod:`resnet56.datasets.shapes10`; and ``"auto"``, the first to be had of official files on disk, a copy, the
+    download, and ``shapes10``. None is what the environment variable ``RESNET56_DATA`` says, or else ``"auto"``.
 
     Raises:
         InputError: if there is no such data set, or it cannot be had; the message says why, and what works instead.
@@ -46,66 +38,66 @@ def load_data(name: str | None = None) -> DataSet:
         raise InputError(f"unknown data set {name!r}{source}: use one of {', '.join(NAMES)}")
     if name == "shapes10":
         return _load_shapes10()
-    names = ("cifar10", *COPIES) if name == "auto" else (name,)
-    sources = {place: load for each in names for place, load in on_disk(each).items()}
-    if "cifar10" in names:
-        sources["the download"] = official.download
-    data, place, problems = first(sources)
-    reason = "; ".join(problems)
-    if data is not None:
-        if problems:
-            notice(f"using {data.title}, {place}, because {reason}")
-        return data
+    names = ON_DISK if name == "auto" else (name,)
+    others = {"the download": _download} if "cifar10" in names else {}
     if name == "auto":
-        notice(f"using shapes10, the embedded drawings, not CIFAR-10, because {reason}")
-        return _load_shapes10()
-    if name == "cifar10":
-        reason += f"; put cifar-10-python.tar.gz into {data_dir()}, import a copy with `resnet56 data import PATH`, "
-        reason += "or use --data shapes10 (RESNET56_DATA=shapes10)"
-    raise InputError(reason or f"no imported data set {name!r}: import one with `resnet56 data import PATH`")
-
-
-def available_data() -> list[str]:
-    """List the names of the data sets that are on disk, whole and intact; shapes10 always counts as such."""
-    return survey_data()[0]
+        others["the embedded drawings, not CIFAR-10"] = _load_shapes10
+    data, place, problems = _find(names, others)
+    reason = "; ".join(problems)
+    if data is None:
+        if name == "cifar10":
+            reason += f"; put cifar-10-python.tar.gz into {data_dir()}, import a copy with `resnet56 data import PATH`"
+            reason += ", or use --data shapes10 (RESNET56_DATA=shapes10)"
+        raise InputError(reason or f"no imported data set {name!r}: import one with `resnet56 data import PATH`")
+    if problems:
+        notice(f"using {data.title}, {place}, because {reason}")
+    if data.name == "cifar10" and not (cache_path("cifar10").exists() or Path(place).is_dir()):
+        with contextlib.suppress(InputError):  # where data/ cannot be written, unpack or download it each time
+            save_cached(data)
+    return data
 
 
 def survey_data() -> tuple[list[str], list[str]]:
-    """Return :func:`available_data`, and a sentence about each thing on disk that is damaged."""
+    """List the data sets that are on disk and intact (shapes10 always counts as such), and what is damaged there."""
     names, problems = [], []
-    for name in ("cifar10", *COPIES):
-        data, _, found = first(on_disk(name, keep=False))
+    for name in ON_DISK:
+        data, _, found = _find((name,), others={})
         names += [name] * (data is not None)
         problems += found
     return [*names, "shapes10"], problems
 
 
-def notice(text: str) -> None:
-    """Print a notice in one line, on terminals of any encoding."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(f"Notice: {text}.".encode(encoding, "backslashreplace").decode(encoding))
-
-
-Sources = dict[Path | str, Callable[[], DataSet | None]]  # what loads a data set, by place; None: nothing is there
-
-
-def on_disk(name: str, keep: bool = True) -> Sources:
-    """Return the places where a data set may be on disk, the best first; ``keep`` an archive unpacked."""
-    if name == "cifar10":
-        return {place: partial(official.read, place, keep) for place in official.places()}
-    return {cache_path(name): partial(load_cached, name)}
-
-
-def first(sources: Sources) -> tuple[DataSet | None, Path | str, list[str]]:
-    """Return the first data set to be had (None without one), its place, and what is wrong with those before it."""
+def _find(names: tuple[str, ...], others: dict) -> tuple[DataSet | None, Path | str, list[str]]:
+    """Return the first intact data set of these names on disk, or of others; its place; what is wrong before it."""
+    sources = {}
+    for name in names:
+        sources[cache_path(name)] = partial(load_cached, name)
+        if name == "cifar10":
+            places = [data_dir() / place for folder, archive, _ in official.versions() for place in (folder, archive)]
+            sources |= {place: partial(read, place) for place in places if place.exists()}
     problems = []
-    for place, load in sources.items():
+    for place, load in (sources | others).items():
         try:
             if (data := load()) is not None:
                 return data, place, problems
         except InputError as error:
             problems.append(str(error))
     return None, "", problems
+
+
+def _download() -> DataSet:
+    from torchvision.datasets import CIFAR10, utils
+
+    try:
+        urllib.request.urlopen(CIFAR10.url, timeout=5).close()  # offline: fail now, not after minutes
+        check_writable(data_dir())
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir()) as unfinished:
+            utils.download_url(CIFAR10.url, unfinished, CIFAR10.filename, CIFAR10.tgz_md5)
+            return read(Path(unfinished, CIFAR10.filename))
+    except (OSError, HTTPException) as error:
+        raise InputError(f"cannot download CIFAR-10 from {CIFAR10.url}: {getattr(error, 'reason', error)}") from error
+    except RuntimeError as error:
+        raise InputError(f"what {CIFAR10.url} sent is not the official CIFAR-10 (its MD5 sum differs)") from error
 
 
 def _load_shapes10() -> DataSet:
@@ -119,41 +111,4 @@ def _load_shapes10() -> DataSet:
         raise RuntimeError("shapes10 came out differently on this machine; please report it with your versions")
     with contextlib.suppress(InputError):  # where data/ cannot be written, draw it each time
         save_cached(data)
-    return data
-
-
-# --- The cache of imported and drawn data sets: one uncompressed .npz each ----------------------------
-
-ARRAYS = ("train_pixels", "train_labels", "test_pixels", "test_labels")
-
-
-def cache_path(name: str) -> Path:
-    """Return the file for a data set of that name."""
-    return data_dir() / f"{name}.npz"
-
-
-def save_cached(data: DataSet) -> None:
-    """Write a data set to its file, whole or not at all; InputError if that cannot be written."""
-    about = {"title": data.title, "classes": data.classes, "fingerprint": data.fingerprint}
-    arrays = (data.train.pixels, data.train.labels.byte(), data.test.pixels, data.test.labels.byte())
-    named = {key: array.numpy() for key, array in zip(ARRAYS, arrays, strict=True)}
-    write_file(cache_path(data.name), lambda file: np.savez(file, about=json.dumps(about), **named))
-
-
-def load_cached(name: str) -> DataSet | None:
-    """Load a data set from its file, None if there is none; InputError if it cannot be read, or is damaged."""
-    path = cache_path(name)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            about = json.loads(str(file["about"]))
-            data = make_data_set(name, about["title"], about["classes"], [file[key] for key in ARRAYS])
-        reason = "" if data.fingerprint == about["fingerprint"] else "its checksum differs"
-    except FileNotFoundError:
-        return None
-    except PermissionError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; make it readable") from error
-    except Exception as error:  # zip, json and numpy each have their own errors
-        reason = one_line(error)
-    if reason:
-        raise InputError(f"{path} is damaged ({reason}); delete it, then `resnet56 data import` your copy again")
     return data

@@ -1,48 +1,55 @@
-"""Shapes10: a ten-class data set of drawn 32x32 colour images, made from a seed.
+"""Shapes10: a data set of ten classes, drawn 32x32 colour images, which stands in for CIFAR-10 without a network.
 
-It stands in for CIFAR-10 where no network is at hand: 32x32 RGB pixels, ten
-balanced classes, as many images as asked for.  Every image looks like a piece of
-printed cloth: light copies of one figure (discs, or rings, ..., or stars) repeat
-on a darker ground.  Spacing, place, tilt, stretch and size of the figures are
-random.  Figure and ground each carry a random colour and a random texture (plain,
-gradient, stripes, checks or dots).  Two dots or strokes lie behind the figures,
-two lie on top and hide parts of them, and every pixel gets some noise.
+Every image looks like a piece of printed cloth: light copies of one figure repeat on a darker ground. Spacing, place,
+tilt, stretch and size of the figures are random; figure and ground each have a random colour and texture. Two dots or
+strokes lie behind the figures, two on top, and every pixel gets some noise. Only the figure's outline tells the class:
+all ten have the same area, all else has the same distribution for every class, and so have mirrored images.
 
-Only the outline of the figure tells the class.  All ten figures have the same
-area, and colours, textures, places and noise have the same distribution for
-every class.  Mirroring an image left to right does not change its class.
-
-The pixels are the same bytes on every machine.  Randomness is a counter-based
-hash (splitmix64) and all arithmetic is elementwise integer or IEEE float32
-(+ - * / sqrt floor min max), whose results the standards fix to the last bit;
+The pixels are the same bytes on every machine. Randomness is a counter-based hash (splitmix64) and all arithmetic is
+elementwise integer or IEEE float32 (+ - * / sqrt floor min max), whose results the standards fix to the last bit;
 there are no sines, no powers and no sums over arrays.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import combinations
 
 import numpy as np
-
-CLASSES = ("disc", "ring", "crescent", "heart", "square", "frame", "triangle", "hourglass", "cross", "star")
 
 SIDE = 32  # pixels along an image edge
 CHUNK = 100  # images drawn at a time
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-PIXEL = np.arange(SIDE * SIDE)
-X = (PIXEL % SIDE - 15.5).astype(np.float32)[None]  # (1, 1024) pixel centres,
-Y = (PIXEL // SIDE - 15.5).astype(np.float32)[None]  # origin mid-image, y down
+Y, X = np.divmod(np.arange(SIDE * SIDE, dtype=np.float32)[None], SIDE) - np.float32(15.5)  # from mid-image, y down
 
 
-# ---------------------------------------------------------------- randomness
+def _disc(u, v, radius):
+    return np.sqrt(u * u + v * v) - radius
 
 
-def _hash(seed: int, index: np.ndarray, first: int, count: int) -> np.ndarray:
-    """Random uint64 (len(index), count): slots first, first+1, ... of each image.
+def _star(u, v):
+    """Five-pointed star: the points outside at most one side of a pentagon."""
+    normals = ((0, 1), (0.9510565, 0.309017), (-0.9510565, 0.309017), (0.5877853, -0.809017), (-0.5877853, -0.809017))
+    sides = [u * x + v * y - 0.517 for x, y in normals]
+    return np.maximum.reduce([np.minimum(*pair) for pair in combinations(sides, 2)])
 
-    The value depends on (seed, image index, slot) alone.
-    """
-    slot = np.arange(first, first + count).astype(np.uint64)
-    counter = index.astype(np.uint64)[:, None] * np.uint64(1024) + slot[None]
-    return _mix(_mix(np.array([[seed]], dtype=np.uint64)) + counter * GOLDEN)
+
+# Approximate signed distances, negative inside, to figures of area pi; u is the distance from their upright axis.
+FIGURES = {
+    "disc": lambda u, v: _disc(u, v, 1.0),
+    "ring": lambda u, v: np.abs(_disc(u, v, 1.0)) - 0.25,
+    "crescent": lambda u, v: np.maximum(_disc(u, v + 0.485, 1.371), -_disc(u, v + 1.223, 1.054)),
+    "heart": lambda u, v: np.minimum((u + np.abs(v - 0.293) - 0.938) * 0.7071068, _disc(u - 0.469, v + 0.176, 0.663)),
+    "square": lambda u, v: np.maximum(u, np.abs(v)) - 0.886,
+    "frame": lambda u, v: np.abs(np.maximum(u, np.abs(v)) - 0.89) - 0.2206,
+    "triangle": lambda u, v: np.maximum(u * 0.8660254 + v * 0.5, -v) - 0.7776,
+    "hourglass": lambda u, v: np.maximum(np.abs(v) - 1.28, (u - np.abs(v) * 0.8 - 0.1) * 0.7808688),
+    "cross": lambda u, v: np.maximum(np.maximum(u, np.abs(v)) - 1.145, np.minimum(u, np.abs(v)) - 0.42),
+    "star": _star,
+}
+CLASSES = tuple(FIGURES)
+
+Dice = Callable[[float, float], np.ndarray]
 
 
 def _mix(z: np.ndarray) -> np.ndarray:
@@ -52,78 +59,27 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-class _Dice:
-    """Deals out uniform random columns, one value per image and call."""
-
-    def __init__(self, seed: int, index: np.ndarray):
-        unit = (_hash(seed, index, 0, 128) >> np.uint64(40)).astype(np.float32)
-        self.columns = iter((unit * np.float32(2.0**-24)).T[:, :, None])
-
-    def __call__(self, low: float, high: float) -> np.ndarray:
-        """Uniform float32 (n, 1) in [low, high)."""
-        return next(self.columns) * (high - low) + low
-
-    def rgb(self, low: float, high: float) -> np.ndarray:
-        """Uniform float32 (n, 3, 1): three independent channels."""
-        return np.stack([self(low, high) for _ in range(3)], axis=1)
-
-    def turn(self, limit: float) -> tuple[np.ndarray, np.ndarray]:
-        """Cosine and sine (n, 1) of a random angle theta, without calling cos or sin.
-
-        limit is the largest |tan(theta / 2)|: 0.25 gives +-28 degrees, 1 gives +-90.
-        """
-        t = self(-limit, limit)
-        return (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
+def _hash(seed: int, index: np.ndarray, first: int, count: int) -> np.ndarray:
+    """Random uint64 (len(index), count), each a function of seed, image and slot: first, first + 1, ..."""
+    counter = index.astype(np.uint64)[:, None] * np.uint64(1024) + np.arange(first, first + count, dtype=np.uint64)
+    return _mix(_mix(np.array([[seed]], dtype=np.uint64)) + counter * GOLDEN)
 
 
-# -------------------------------------------------------------------- shapes
+def _dice(seed: int, index: np.ndarray) -> Dice:
+    """What deals out uniform random columns, float32 (n, 1) in [low, high), one value per image and call."""
+    unit = (_hash(seed, index, 0, 128) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    columns = iter(unit.T[:, :, None])
+    return lambda low, high: next(columns) * (high - low) + low
 
 
-def _disc(u, v, radius):
-    return np.sqrt(u * u + v * v) - radius
+def _colour(dice: Dice, low: float, high: float) -> np.ndarray:
+    return np.stack([dice(low, high) for _ in range(3)], axis=1)  # (n, 3, 1)
 
 
-def _star(u, v):
-    """Five-pointed star: the points outside at most one side of a pentagon."""
-    first = second = np.full_like(u, -9)
-    for nx, ny in (
-        (0, 1),
-        (0.9510565, 0.309017),
-        (-0.9510565, 0.309017),
-        (0.5877853, -0.809017),
-        (-0.5877853, -0.809017),
-    ):
-        side = u * nx + v * ny - 0.517
-        second = np.maximum(second, np.minimum(first, side))
-        first = np.maximum(first, side)
-    return second
-
-
-def _distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Approximate signed distance (negative inside) to a figure of area pi."""
-    a, b = np.abs(u), np.abs(v)
-    if name == "disc":
-        return _disc(u, v, 1.0)
-    if name == "ring":
-        return np.abs(_disc(u, v, 1.0)) - 0.25
-    if name == "crescent":
-        return np.maximum(_disc(u, v + 0.485, 1.371), -_disc(u, v + 1.223, 1.054))
-    if name == "heart":
-        return np.minimum((a + np.abs(v - 0.293) - 0.938) * 0.7071068, _disc(a - 0.469, v + 0.176, 0.663))
-    if name == "square":
-        return np.maximum(a, b) - 0.886
-    if name == "frame":
-        return np.abs(np.maximum(a, b) - 0.89) - 0.2206
-    if name == "triangle":
-        return np.maximum(a * 0.8660254 + v * 0.5, -v) - 0.7776
-    if name == "hourglass":
-        return np.maximum(b - 1.28, (a - b * 0.8 - 0.1) * 0.7808688)
-    if name == "cross":
-        return np.maximum(np.maximum(a, b) - 1.145, np.minimum(a, b) - 0.42)
-    return _star(u, v)
-
-
-# ------------------------------------------------------------------- drawing
+def _turn(x, y, t):
+    """Coordinates in axes that are turned by 2 arctan(t): 0.25 gives 28 degrees, 1 gives 90."""
+    c, s = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
+    return x * c + y * s, y * c - x * s
 
 
 def _wave(t: np.ndarray) -> np.ndarray:
@@ -131,88 +87,68 @@ def _wave(t: np.ndarray) -> np.ndarray:
     return np.abs(t - np.floor(t) - 0.5) * 4 - 1
 
 
-def _texture(dice: _Dice, colour: np.ndarray) -> np.ndarray:
-    """A texture (n, 3, 1024) of two tones around colour (n, 3, 1)."""
-    c, s = dice.turn(1)
-    # 0 plain (half of all), 1 gradient, 2 stripes, 3 checks, 4 dots
-    kind = np.floor(np.maximum(dice(-3, 5), 0))
+def _texture(dice: Dice, colour: np.ndarray) -> np.ndarray:
+    """A texture (n, 3, 1024) of two tones around colour (n, 3, 1): plain (half of all), or a gradient, or a pattern."""
+    x, y = _turn(X, Y, dice(-1, 1))
+    kind = np.floor(np.maximum(dice(-3, 5), 0)).astype(int)
     pitch = np.where(kind == 1, dice(40, 80), dice(4, 10))  # pixels per period
-    p = _wave((X * c + Y * s) / pitch + dice(0, 1))
-    q = _wave((Y * c - X * s) / pitch + dice(0, 1))
-    along = np.where((kind == 3) | (kind == 0), np.float32(0), np.float32(1))
-    both = np.where(kind == 3, np.float32(1), np.float32(0))
-    across = np.where(kind == 4, np.float32(1), np.float32(0))
+    p, q = _wave(x / pitch + dice(0, 1)), _wave(y / pitch + dice(0, 1))
     sharp = np.where(kind == 1, np.float32(1), dice(1, 4))
-    w = np.clip((p * (along + both * q) + across * (q - 0.4)) * sharp, -1, 1)
-    return colour + dice.rgb(-0.1, 0.1) * w[:, None]
+    plain, gradient, stripes, checks, dots = np.zeros_like(p), p, p, p * q, p + (q - 0.4)
+    wave = np.clip(np.choose(kind, (plain, gradient, stripes, checks, dots)) * sharp, -1, 1)
+    return colour + _colour(dice, -0.1, 0.1) * wave[:, None]
 
 
-def _blend(canvas: np.ndarray, colour: np.ndarray, d: np.ndarray) -> None:
-    """Paint colour where the signed distance d (n, 1024), in pixels, is negative."""
-    alpha = np.clip(0.5 - d, 0, 1)[:, None]
-    canvas += (colour - canvas) * alpha
+def _paint(canvas: np.ndarray, colour: np.ndarray, distance: np.ndarray) -> None:
+    """Paint colour where the signed distance (n, 1024), in pixels, is negative."""
+    canvas += (colour - canvas) * np.clip(0.5 - distance, 0, 1)[:, None]
 
 
-def _stroke(dice: _Dice, reach: float, length: float, width: float) -> np.ndarray:
-    """Distance in pixels to a random round-ended stroke (a dot when short)."""
-    c, s = dice.turn(1)
-    x, y = X - dice(-reach, reach), Y - dice(-reach, reach)
-    half = np.maximum(dice(-length, length), 0)
-    along = np.maximum(np.abs(x * c + y * s) - half, 0)
-    return _disc(along, y * c - x * s, dice(0.5 * width, width))
+def _paint_strokes(canvas: np.ndarray, dice: Dice, reach: float, length: float) -> None:
+    """Paint two round-ended strokes, which are dots when short."""
+    for _ in range(2):
+        colour, turn = _colour(dice, 0.05, 0.75), dice(-1, 1)
+        along, across = _turn(X - dice(-reach, reach), Y - dice(-reach, reach), turn)
+        half = np.maximum(dice(-length, length), 0)
+        _paint(canvas, colour, _disc(np.maximum(np.abs(along) - half, 0), across, dice(1, 2)))
 
 
 def _draw_chunk(seed: int, index: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Images number index (n,) of the seed, of classes labels (n,): uint8 (n, 3, 32, 32)."""
-    n, dice = len(index), _Dice(seed, index)
-    ground = dice.rgb(0.05, 0.45)
-    figure = ground + (dice.rgb(0.5, 1.0) - ground) * dice(0.4, 1.0)[:, None]
-
+    dice = _dice(seed, index)
+    ground = _colour(dice, 0.05, 0.45)
+    figure = ground + (_colour(dice, 0.5, 1.0) - ground) * dice(0.4, 1.0)[:, None]
     canvas = _texture(dice, ground)
-    for _ in range(2):
-        _blend(canvas, dice.rgb(0.05, 0.75), _stroke(dice, reach=16, length=5, width=2))
+    _paint_strokes(canvas, dice, reach=16, length=5)
 
     # From pixels to figure coordinates: turn, fold the plane into square cells, turn in the cell, stretch.
-    c, s = dice.turn(0.25)
+    x, y = _turn(X, Y, dice(-0.25, 0.25))
     cell = dice(13, 18)
-    p, q = (X * c + Y * s) / cell + dice(0, 1), (Y * c - X * s) / cell + dice(0, 1)
-    p, q = p - np.floor(p) - 0.5, q - np.floor(q) - 0.5  # -0.5 .. 0.5 across a cell
-    c, s = dice.turn(0.1)
+    p, q = x / cell + dice(0, 1), y / cell + dice(0, 1)
+    u, v = _turn(p - np.floor(p) - 0.5, q - np.floor(q) - 0.5, dice(-0.1, 0.1))  # -0.5 .. 0.5 across a cell
     size, stretch = dice(0.22, 0.29), dice(0.85, 1.18)  # size: of the disc's radius, in cells
-    u, v = (p * c + q * s) / size * stretch, (q * c - p * s) / size / stretch
-    distance = np.empty((n, SIDE * SIDE), np.float32)
-    for label, name in enumerate(CLASSES):
+    u, v = np.abs(u / size * stretch), v / size / stretch
+    distance = np.empty_like(u)
+    for label, shape in enumerate(FIGURES.values()):
         rows = labels == label
-        distance[rows] = _distance(name, u[rows], v[rows])
-    _blend(canvas, _texture(dice, figure), distance * size * cell)
+        distance[rows] = shape(u[rows], v[rows])
+    _paint(canvas, _texture(dice, figure), distance * size * cell)
 
-    for _ in range(2):
-        _blend(canvas, dice.rgb(0.05, 0.75), _stroke(dice, reach=14, length=8, width=2))
-
-    noise = _hash(seed, index, 128, 3 * SIDE * SIDE // 8).astype("<u8").view(np.uint8)
-    noise = noise.reshape(n, 3, SIDE * SIDE).astype(np.float32) / 127.5 - 1  # -1 .. 1
-    pixels = np.clip(canvas * 255 + noise * 8 + 0.5, 0, 255)
-    return np.floor(pixels).astype(np.uint8).reshape(n, 3, SIDE, SIDE)
+    _paint_strokes(canvas, dice, reach=14, length=8)
+    noise = _hash(seed, index, 128, 3 * SIDE * SIDE // 8).astype("<u8").view(np.uint8).reshape(canvas.shape)
+    pixels = canvas * 255 + (noise.astype(np.float32) / 127.5 - 1) * 8 + 0.5  # noise of up to 8 grey levels
+    return np.floor(np.clip(pixels, 0, 255)).astype(np.uint8).reshape(-1, 3, SIDE, SIDE)
 
 
 def draw(count: int, seed: int, workers: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Draw images 0 .. count-1 of a seed.
+    """Draw images 0 .. count-1 of a seed: pixels, uint8 (count, 3, 32, 32), and labels, int64 (count,).
 
-    Returns pixels, uint8 (count, 3, 32, 32), and labels, int64 (count,), indices
-    into CLASSES.  Every ten images in a row hold each class once, in random
-    order.  Image i depends on (seed, i) alone, so a smaller draw is a prefix of
-    a larger one, whatever the number of worker threads.
+    Every ten images in a row hold each class once, in random order. Image i depends on (seed, i) alone, so a smaller
+    draw is a prefix of a larger one, whatever the number of worker threads.
     """
-    index = np.arange(count)
-    tens = np.arange((count + 9) // 10)
-    order = np.argsort(_hash(seed, tens * 10, 1000, 10), axis=1, kind="stable")
+    order = _hash(seed, np.arange(0, count, 10), 1000, 10).argsort(axis=1, kind="stable")
     labels = order.reshape(-1)[:count].astype(np.int64)
-    pixels = np.empty((count, 3, SIDE, SIDE), np.uint8)
-
-    def fill(start: int) -> None:
-        part = slice(start, start + CHUNK)
-        pixels[part] = _draw_chunk(seed, index[part], labels[part])
-
+    chunks = [np.split(array, range(CHUNK, count, CHUNK)) for array in (np.arange(count), labels)]
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(fill, range(0, count, CHUNK)))
-    return pixels, labels
+        pixels = list(pool.map(partial(_draw_chunk, seed), *chunks))
+    return np.concatenate(pixels), labels
