@@ -170,6 +170,39 @@ def test_a_step_is_taken_in_training_mode(split, kind):
     assert trainer.model.training and trainer.model.bn1.running_mean.any()
 
 
+class Replay:
+    """What a CUDA graph does, without a GPU: it runs a function again on the tensors that it found."""
+
+    def __init__(self, function):
+        self.function, self.result = function, function()
+
+    def replay(self):
+        self.result.copy_(self.function())
+
+
+def test_recording_a_step_leaves_no_trace_and_each_replay_has_its_own_batch_and_rate(split, monkeypatch):
+    recorded = []
+
+    def record(self, function):
+        function(), function()
+        recorded.append(Replay(function))
+        return recorded[-1], recorded[-1].result
+
+    monkeypatch.setattr(Engine, "_record", record)
+    torch.manual_seed(RECIPE.seed)
+    graphed = Engine(build_model("resnet8"), split, RECIPE, "cpu")
+    graphed._graphed = True
+    fit(graphed, progress=False)
+    launched = train(Engine, split, RECIPE)
+    assert len(recorded) == 1 and same_bits(graphed, launched) and graphed.history == launched.history
+    measure = graphed.replayed(lambda: graphed.model.fc.bias.detach() + 1)
+    for value in (2.0, 3.0):
+        graphed.model.fc.bias.data.fill_(value)
+        assert measure().eq(value + 1).all()
+    assert len(recorded) == 2  # once for both
+    assert launched.replayed(len) is len
+
+
 # --- On an NVIDIA GPU ---------------------------------------------------------------------------------
 
 

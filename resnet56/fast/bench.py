@@ -18,8 +18,7 @@ from statistics import median
 
 import pandas as pd
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import CIFAR10
@@ -120,17 +119,12 @@ class Textbook(Trainer):
         loading = dict(shuffle=True, drop_last=True, num_workers=2, persistent_workers=True)
         loader = DataLoader(_Images(train), recipe.batch_size, **loading)
         self.loaded = itertools.chain.from_iterable(itertools.repeat(loader))  # epoch after epoch
+        self.batches.views = lambda draw: (part.to(self.device) for part in next(self.loaded))
 
-    def take_step(self) -> None:
-        images, labels = (part.to(self.device) for part in next(self.loaded))
-        self.model.train()
-        self.optimizer.zero_grad()
-        logits = self.model(images)
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()
-        self.optimizer.step()
-        self.running_loss = loss.item()
-        self.running_error = (logits.argmax(dim=1) != labels).float().mean().item()
+    def _update(self, draw: Tensor, lr: float) -> Tensor:
+        values = super()._update(draw, lr)
+        values.tolist()  # the device is waited for
+        return values
 
 
 def loops(data: DataSet, arch: str, batch_size: int, device: torch.device) -> dict[str, Callable[[], Trainer]]:

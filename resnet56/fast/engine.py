@@ -72,10 +72,11 @@ class Engine(Trainer):
         if not self._graphed or has_hooks(self.model):  # hooks are Python, which a graph leaves out
             return self._step(draw[:, rank() :: world_size()])
         if self._graph is None:
-            before = copy.deepcopy(self.state_dict())
+            before, unread = copy.deepcopy(self.state_dict()), self._unread
             self._draw = draw.clone()
             self._graph, self._metrics = self._record(lambda: self._step(self._draw))
             self.load_state_dict(before)  # as if nothing had happened
+            self._unread = unread  # the very list that the loss of this step is about to be appended to
         self._draw.copy_(draw)
         self._graph.replay()
         return self._metrics.clone()
