@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Collection, Iterable
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from ..errors import InputError
 from ..layers import basic_blocks, unwrapped
 from ..model import CifarNet
 from ..observe import undisturbed
+
+DRAWS = 1000  # of the bootstrap
 
 
 def gradients_along(model: nn.Module, images: Tensor, labels: Tensor, paths: Iterable[Collection[str]]) -> Tensor:
@@ -66,21 +69,29 @@ def path_lengths(model: nn.Module, images: Tensor, labels: Tensor, samples: int 
     """Measure how much gradient comes back along paths of each length (Veit et al., Figure 6).
 
     Of each length, ``samples`` paths are drawn at random, or all taken where there are no more. Few paths carry most of
-    the gradient, so a mean over a few of them says little. Norms add up as if all paths' gradients pointed the same
-    way; this is the original study's convention.
+    the gradient, so a mean over a few of them says little: see the intervals. Norms add up as if all paths' gradients
+    pointed the same way; this is the original study's convention.
 
     Returns:
         A row per length, with ``length`` (blocks gone through, 0 to n), ``paths`` (how many, n choose length),
         ``sampled`` (how many were looked at), ``gradient`` (mean L2 norm at the images along one path), ``total``
-        (``paths`` times ``gradient``) and ``share`` (of the sum of all totals, 0 to 1).
+        (``paths`` times ``gradient``), ``share`` (of the sum of all totals, 0 to 1), and 95 % intervals over the choice
+        of paths, by bootstrap: ``gradient_low``, ``gradient_high``, ``share_low``, ``share_high``.
     """
-    names, draw, rows = list(basic_blocks(model)), random.Random(seed), []
-    for length in range(len(names) + 1):
-        count = math.comb(len(names), length)
-        every = itertools.combinations(names, length)
-        paths = list(every if count <= samples else (draw.sample(names, length) for _ in range(samples)))
-        norms = gradients_along(model, images, labels, paths).flatten(1).norm(dim=1).double()
-        rows.append((length, count, len(paths), norms.mean().item()))
-    table = pd.DataFrame(rows, columns=["length", "paths", "sampled", "gradient"])
-    table["total"] = table["paths"] * table["gradient"]
-    return table.assign(share=table["total"] / table["total"].sum())
+    names = list(basic_blocks(model))
+    draw, again = random.Random(seed), np.random.default_rng(seed)
+    counts = np.array([math.comb(len(names), length) for length in range(len(names) + 1)])
+    means, redrawn = [], []
+    for length, count in enumerate(counts):
+        few = count <= samples
+        paths = itertools.combinations(names, length) if few else (draw.sample(names, length) for _ in range(samples))
+        norms = gradients_along(model, images, labels, paths).flatten(1).norm(dim=1).double().cpu().numpy()
+        means.append(norms.mean())
+        redrawn.append(np.full(DRAWS, norms.mean()) if few else again.choice(norms, (DRAWS, samples)).mean(axis=1))
+    totals, sampled = counts * np.array(means), np.minimum(counts, samples)
+    table = pd.DataFrame({"length": range(len(counts)), "paths": counts, "sampled": sampled, "gradient": means})
+    table["total"], table["share"] = totals, totals / totals.sum()
+    shares = counts[:, None] * np.array(redrawn)  # (lengths, DRAWS)
+    for name, values in {"gradient": redrawn, "share": shares / shares.sum(axis=0)}.items():
+        table[f"{name}_low"], table[f"{name}_high"] = np.quantile(values, [0.025, 0.975], axis=1)
+    return table
