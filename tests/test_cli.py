@@ -149,7 +149,7 @@ BAD = {
     "depth 57": (["train", "--arch", "resnet57", *QUICK], "no network of depth 57"),
     "compare depth 57": (["compare", "--depth", "57", *QUICK], "no network of depth 57"),
     "shortcut": (["train", "--shortcut", "C", *QUICK], "unknown shortcut option 'C'"),
-    "negative lr": (["train", "--lr", "-0.1", *QUICK], "--lr must be from 1e-30 to 1,000.0, not -0.1"),
+    "negative lr": (["train", "--lr", "-0.1", *QUICK], "--lr must be from 1e-30 to 1,000, not -0.1"),
     "epochs and iterations": (
         ["train", "--epochs", "1", "--iterations", "5", *QUICK],
         "either by --epochs or by a number of steps",

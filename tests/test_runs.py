@@ -290,7 +290,7 @@ def test_line_ends_of_what_is_no_text_count(tmp_path):
 
 def test_a_network_that_is_kept_stays_in_its_mode(data_set, tmp_path):
     trainer = Engine(build_model("resnet8"), data_set.train, RECIPE, "cpu")
-    fit(trainer, progress=False)
+    fit(trainer)
     assert trainer.model.training
     save_run(tmp_path / "run", Run({}, pd.DataFrame(trainer.history)), trainer)
     assert trainer.model.training and all(module.training for module in trainer.model.modules())

@@ -24,7 +24,6 @@ from resnet56 import (
     load_pretrained,
     load_run,
     pixel_mean,
-    train,
 )
 from resnet56.data import normalise
 from resnet56.devices import fast_precision
@@ -300,7 +299,8 @@ def test_a_run_goes_on_elsewhere_and_says_on_what_each_part_ran(data_set, tmp_pa
     whole, _ = run(data_set, tmp_path / "whole", only="plain8-seed-0")
     names = ["here", "there", "here"]
     for part, name in enumerate(names):
-        monkeypatch.setattr(train, "hardware", lambda device, name=name: {"type": "cpu", "name": name, "threads": 1})
+        hardware = {"type": "cpu", "name": name, "threads": 1}
+        monkeypatch.setattr("resnet56.devices.hardware", lambda device, hardware=hardware: hardware)
         try:
             records, _ = run(data_set, tmp_path, only="plain8-seed-0", time_limit=0)
         except OutOfTime:
