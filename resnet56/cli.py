@@ -240,16 +240,17 @@ def run_compare(*, depth=56, data=None, device="auto", out: Path | None = None, 
 
 @command("bench", "arch batch_size rounds data device out")
 def run_bench(*, data=None, device="auto", out: Path | None = None, **settings) -> None:
-    """Measure how fast training is here, one trick at a time; write the table as JSON."""
+    """Measure how fast training is here, one trick at a time."""
     from .fast.bench import bench  # imported here: the other commands need no textbook loop
 
     device = pick_device(device)
-    out = out or data_dir() / "bench.json"
-    _check_new_file(out)
+    if out:
+        _check_new_file(out)
     result = bench(load_data(data), device=device, **settings)
     print(f"\n{result.report()}")
-    result.save(out)
-    print(f"Table: {out}")
+    if out:
+        result.save(out)
+        print(f"Table: {out}")
 
 
 @command("evaluate", "PATH arch normalise data device")

@@ -49,7 +49,7 @@ ARGUMENTS = {
     "IMAGE": (Path, "an image file of any size"),
     "PATH": (Path, NETWORK),
     "SUITE": (SUITES, "paper and fast (on a GPU), laptop (an evening), ingredients, rates, treatments; see README"),
-    "bench out": (Path, "the table, a new file (default: data/bench.json)"),
+    "bench out": (Path, "write the table to this new file, as JSON"),
     "compare out": (Path, "folder for the record (default: runs/ in RESNET56_HOME, or in the project's data/)"),
     "data import PATH": (Path, "folder or archive: the official files, or images in train/<class>/ and test/<class>/"),
     "inspect out": (Path, "write the table to this new file, as CSV"),

@@ -77,7 +77,8 @@ class Trainer:
         with ExitStack() as stack:
             for recorder in self.recorders:
                 stack.enter_context(recorder.at_step(self.step))
-            self._unread.append(self._update(self.batches.draw(self.step), lr))
+            metrics = self._update(self.batches.draw(self.step), lr)
+        self._unread.append(metrics)
         self.step += 1
         if self.epoch_done() or (self.device.type == "cpu" and self.step % LOG_EVERY == 0):
             self._log()
@@ -134,7 +135,7 @@ class Trainer:
         self.history[-1].update(validation_loss=score.loss, validation_error=score.error)
 
     def state_dict(self) -> dict:
-        """Return what :meth:`load_state_dict` needs to go on; a broken run is never saved, see :exc:`NonFiniteLoss`."""
+        """Return what :meth:`load_state_dict` needs to go on; a broken run (NonFiniteLoss) is never saved."""
         values = [value for value in self.model.state_dict().values() if value.is_floating_point()]
         finite = torch.stack([value.isfinite().all() for value in values + self._unread])
         self._check_finite(bool(finite.all()), "loss or a weight", self.step)

@@ -72,11 +72,10 @@ class Engine(Trainer):
         if not self._graphed or has_hooks(self.model):  # hooks are Python, which a graph leaves out
             return self._step(draw[:, rank() :: world_size()])
         if self._graph is None:
-            before, unread = copy.deepcopy(self.state_dict()), self._unread
+            before = copy.deepcopy(super().state_dict())
             self._draw = draw.clone()
             self._graph, self._metrics = self._record(lambda: self._step(self._draw))
-            self.load_state_dict(before)  # as if nothing had happened
-            self._unread = unread  # the very list that the loss of this step is about to be appended to
+            super().load_state_dict(before)  # as if nothing had happened
         self._draw.copy_(draw)
         self._graph.replay()
         return self._metrics.clone()

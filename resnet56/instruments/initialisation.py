@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..layers import basic_blocks, stage_of
 from ..observe import listening, undisturbed
 
-#: Growth of the gradient per layer towards the input in wide, plain networks (Yang et al. 2019, section 4): 1.21.
+#: Growth of the gradient per layer towards the input in wide, plain networks, 1.21 (Yang et al. 2019, section 4).
 GROWTH = math.sqrt(math.pi / (math.pi - 1))
 
 

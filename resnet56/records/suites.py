@@ -164,7 +164,7 @@ class Job:
 
     @property
     def cost(self) -> float:
-        """Its time, up to a factor: depth times images."""
+        """Return its time up to a factor, depth times images."""
         images = self.recipe.epochs or self.recipe.iterations * self.recipe.batch_size
         return parse_arch(self.arch)[1] * images
 
@@ -241,7 +241,7 @@ def reproduce(
     """
     deadline = time.monotonic() + time_limit
     commit()  # of the code that trains, before anyone edits it
-    device = pick_device(device) if isinstance(device, str) else device
+    device = pick_device(device)
     out = out or data_dir()
     jobs = select(plan(suite, data, out=out, precision=fast_precision(device), iterations=iterations), only)
     for folder in (jobs[0].record.parent, jobs[0].checkpoint.parent):
