@@ -192,7 +192,7 @@ def test_recording_a_step_leaves_no_trace_and_each_replay_has_its_own_batch_and_
     torch.manual_seed(RECIPE.seed)
     graphed = Engine(build_model("resnet8"), split, RECIPE, "cpu")
     graphed._graphed = True
-    fit(graphed, progress=False)
+    fit(graphed)
     launched = train(Engine, split, RECIPE)
     assert len(recorded) == 1 and same_bits(graphed, launched) and graphed.history == launched.history
     measure = graphed.replayed(lambda: graphed.model.fc.bias.detach() + 1)
