@@ -8,6 +8,9 @@ READY  := $(VENV)/.ready
 # The book's stored outputs and the tests use the embedded data, so that they are the same everywhere.
 BOOK_DATA ?= shapes10
 
+# A thread that waits for the others sleeps and does not spin, also where a notebook imports torch before the package.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help book pdf compare runs lint test test-all lab notebooks lock clean
 
