@@ -10,7 +10,7 @@ import sys
 if "torch" not in sys.modules:  # later is too late: import resnet56 before torch, or set the variable yourself
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits for the others sleeps and does not spin
 
-from .comparison import Comparison, compare, default_recipe, load_comparison
+from .comparison import compare, default_recipe
 from .data import Batches, DataSet, Split, hold_out, pixel_mean
 from .datasets import import_images, load_data
 from .devices import choose_threads
@@ -20,7 +20,7 @@ from .gradients import GradientRecorder
 from .layers import count_macs, count_parameters, weighted_layers
 from .model import build_model
 from .recipe import FAST, PAPER, Recipe
-from .records.runs import Run, find_runs, load_pretrained, load_run
+from .records.runs import Comparison, Run, find_runs, load_comparison, load_pretrained, load_run
 from .train import Score, Trainer, evaluate, fit
 
 choose_threads()

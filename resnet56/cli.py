@@ -14,14 +14,15 @@ import pandas as pd
 import torch
 
 from .comparison import compare, default_recipe
-from .data import DataSet, Split, evenly, split_train
+from .data import DataSet, Split, hold_out
 from .datasets import import_images, load_data, survey_data
 from .devices import fast_precision, hardware, pick_device
-from .errors import InputError
+from .errors import InputError, NonFiniteLoss
 from .fast import Engine, fit_together
 from .fast.distributed import first_process_first, process_group, rank, under_torchrun, world_size
 from .flags import LIMITS, RECIPE_FLAGS, build_parser, check_numbers, refuse
 from .model import build_model, parse_arch
+from .observe import evenly
 from .progress import Interrupted, OutOfTime
 from .recipe import PRESETS, Recipe
 from .records.checkpoint import Checkpoint, extend, find_record, load_checkpoint, resume
@@ -31,7 +32,7 @@ from .records.published import beside_published
 from .records.runs import Run, describe_run, find_pretrained, runs_table, save_run, summarise
 from .records.suites import SUITES, reproduce
 from .streams import Stream
-from .train import NonFiniteLoss, evaluate
+from .train import evaluate
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -117,7 +118,7 @@ def _train(given: dict, saved: dict | None, device: torch.device) -> None:
     out = _folder(given)
     with first_process_first():
         data = load_data(settings["data"])
-    train, validation = split_train(data, settings["validation"])
+    train, validation = hold_out(data.train, settings["validation"])
     longer = _extended(given, saved, recipe, len(train)) if saved else recipe
     trainer = Engine(model, train, longer, device, compiled="compile" in given)
 

@@ -1,21 +1,18 @@
 """The experiment of the book: a plain and a residual network of the same depth, side by side."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import pandas as pd
 import torch
 
 from .data import DataSet
-from .devices import fast_precision, pick_device
+from .devices import Device, fast_precision, pick_device
 from .errors import InputError
-from .fast import fit_together
-from .fast.engine import Engine
+from .fast import Engine, fit_together
 from .gradients import GradientRecorder
 from .model import build_model
 from .recipe import Recipe
-from .records.files import data_dir
-from .records.runs import Run, describe_run, find_runs, how_to_get, load_run
+from .records.runs import Comparison, Run, describe_run
 from .train import evaluate
 
 #: Steps and learning rate of a comparison where none are asked for, a few minutes' worth. In a short run the paper's
@@ -23,43 +20,9 @@ from .train import evaluate
 DEFAULTS = {"cpu": (250, 0.02), "mps": (1000, 0.02), "cuda": (4000, 0.1)}
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The runs of a plain and a residual network that were trained alike."""
-
-    plain: Run
-    residual: Run
-
-    def table(self) -> pd.DataFrame:
-        """Return a row per network: training loss (nats), training error, test error, test accuracy (%), seconds.
-
-        The training figures are means over the augmented batches of the last few steps.
-        """
-        table = pd.DataFrame({run.arch: run.about["final"] for run in (self.plain, self.residual)}).T
-        table["test accuracy"] = 100 - table["test_error"]
-        table["seconds"] = [run.about["seconds"] for run in (self.plain, self.residual)]
-        table = table.drop(columns="test_loss").rename(columns=lambda name: name.replace("_", " "))
-        return table.rename_axis("network")
-
-
-def load_comparison(name: str) -> Comparison:
-    """Load a recorded comparison by the name of its folder in ``data/runs/``.
-
-    Raises:
-        InputError: if there is none of that name, or it is damaged, incomplete or of two data sets.
-    """
-    folder = data_dir() / "runs" / name
-    runs = {run.arch.rstrip("0123456789"): run for run in map(load_run, find_runs(folder).values())}
-    if set(runs) != {"plain", "resnet"}:
-        raise InputError(f"no complete comparison at {folder}; {how_to_get(folder)}")
-    if len({run.about["data"]["fingerprint"] for run in runs.values()}) > 1:
-        raise InputError(f"the networks at {folder} were trained on two data sets; compare them on one")
-    return Comparison(runs["plain"], runs["resnet"])
-
-
-def default_recipe(device: str | torch.device = "auto") -> Recipe:
+def default_recipe(device: Device = "auto") -> Recipe:
     """Return the paper's recipe, shortened to what ``device`` does in a few minutes, in its fastest precision."""
-    device = pick_device(device) if isinstance(device, str) else device
+    device = pick_device(device)
     steps, lr = DEFAULTS[device.type]
     return Recipe(iterations=steps, lr=lr, precision=fast_precision(device))
 
@@ -69,7 +32,7 @@ def compare(
     recipe: Recipe,
     *,
     depth: int = 56,
-    device: str | torch.device = "auto",
+    device: Device = "auto",
     record_every: int = 10,
     progress: bool = True,
 ) -> Comparison:
@@ -77,11 +40,8 @@ def compare(
 
     Both start from the very same weights, see the very same augmented images, and are evaluated once on the test
     images, at the end. They train on all training images: nothing is chosen, so nothing is held out. Gradients are
-    recorded each ``record_every`` steps.
-
-    Raises:
-        InputError: if the depth or the device cannot be had.
-        Interrupted: on SIGINT or SIGTERM.
+    recorded each ``record_every`` steps. Raises InputError if the depth or the device cannot be had, Interrupted on
+    SIGINT or SIGTERM.
     """
     if depth < 8:  # "resnet-8" is a name of ResNet-8
         raise InputError(f"no network of depth {depth}: the smallest is 8")

@@ -1,8 +1,7 @@
 """Data: a data set, how it is split, and how it becomes batches (appendix "The data").
 
-A split is a uint8 tensor of images and a tensor of labels. They are moved to the training device whole; batches
-are cropped, flipped and normalised there, for all images at once, as in He et al. (2015), section 4.2.
-:func:`resnet56.datasets.loading.load_data` says where images come from.
+Images are moved to the training device whole; batches are cropped, flipped and normalised there, for all images at
+once, as in He et al. (2015), section 4.2. :func:`resnet56.datasets.loading.load_data` says where images come from.
 """
 
 import hashlib
@@ -38,21 +37,14 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set in memory: its training images, and its test images, which choose nothing and are only reported on.
+    """A data set in memory."""
 
-    Attributes:
-        name: what ``load_data`` calls it, such as ``"cifar10"``.
-        title: what figures, printouts and records call it, such as "CIFAR-10".
-        classes: the class names, in index order.
-        fingerprint: sha256 of all pixels and labels, as 64 hexadecimal digits.
-    """
-
-    name: str
-    title: str
-    classes: tuple[str, ...]
-    train: Split
-    test: Split
-    fingerprint: str
+    name: str  #: what ``load_data`` calls it, such as "cifar10"
+    title: str  #: what figures, printouts and records call it, such as "CIFAR-10"
+    classes: tuple[str, ...]  #: their names, in index order
+    train: Split  #: the training images
+    test: Split  #: the test images, which choose nothing and are only reported on
+    fingerprint: str  #: sha256 of all pixels and labels, as 64 hexadecimal digits
 
 
 def make_data_set(name: str, title: str, classes: tuple[str, ...], arrays: list) -> DataSet:
@@ -65,15 +57,15 @@ def make_data_set(name: str, title: str, classes: tuple[str, ...], arrays: list)
     return DataSet(name, title, tuple(classes), Split(*tensors[:2]), Split(*tensors[2:]), digest.hexdigest())
 
 
-def hold_out(split: Split, count: int, seed: int = 0) -> tuple[Split, Split]:
+def hold_out(split: Split, count: int, seed: int = 0) -> tuple[Split, Split | None]:
     """Split off ``count`` images for validation, as many of each class, chosen at random by ``seed``.
 
     The paper fixed its schedule on a split of CIFAR-10's training images into 45,000 and 5,000 (section 4.2). Returns
-    the rest and what was held out, each in the order of ``split``.
-
-    Raises:
-        InputError: if ``count`` is not a multiple of the number of classes, or would use a class up.
+    the rest and what was held out, each in the order of ``split``; all and None for a count of 0. Raises InputError if
+    ``count`` is not a multiple of the number of classes, or would use a class up.
     """
+    if count == 0:
+        return split, None
     labels = split.labels.cpu()
     sizes = labels.bincount()
     classes = len(sizes)
@@ -88,30 +80,6 @@ def hold_out(split: Split, count: int, seed: int = 0) -> tuple[Split, Split]:
         members = (labels == label).nonzero().flatten()
         held[members[torch.randperm(len(members), generator=generator)[: count // classes]]] = True
     return split[~held], split[held]
-
-
-def split_train(data: DataSet, validation: int) -> tuple[Split, Split | None]:
-    """Return the images to train on and to validate on, None if ``validation`` is 0."""
-    return hold_out(data.train, validation) if validation else (data.train, None)
-
-
-def evenly(split: Split, count: int) -> Split:
-    """Return ``count`` images, as many of each class (to within one), spread evenly over each class's images.
-
-    A class that is too small gives all it has, and the others share the rest; all images if there are no more.
-
-    Raises:
-        InputError: if ``count`` is not positive.
-    """
-    if count < 1:
-        raise InputError(f"cannot choose {count} images; choose 1 or more")
-    labels = split.labels.cpu()
-    classes = sorted(((labels == label).nonzero().flatten() for label in labels.unique()), key=len)
-    chosen = []
-    for number, members in enumerate(classes):
-        wanted = min(len(members), (count - sum(map(len, chosen))) // (len(classes) - number))
-        chosen.append(members[torch.arange(wanted) * len(members) // max(1, wanted)])
-    return split[torch.cat(chosen).sort().values]
 
 
 def pixel_mean(split: Split) -> Tensor:
@@ -143,23 +111,17 @@ def augment(pixels: Tensor, mean: Tensor, top: Tensor, left: Tensor, flip: Tenso
 class Batches:
     """Augmented training batches: batch number ``step`` is a function of the images, the seed and ``step``.
 
-    Every epoch has its own shuffle, crops and flips, drawn from a generator seeded with (seed, epoch). So two
-    networks can be shown the same batches, and a run can be resumed at any step, with nothing to store. The
-    images of an epoch's incomplete last batch are left out; the next epoch shuffles anew.
-
-    Raises:
-        InputError: if a batch is larger than the data set.
+    Every epoch has its own shuffle, crops and flips, drawn from a generator seeded with (seed, epoch). So two networks
+    can be shown the same batches, and a run can be resumed at any step, with nothing to store. The images of an epoch's
+    incomplete last batch are left out; the next epoch shuffles anew.
     """
 
     def __init__(self, split: Split, batch_size: int, seed: int):
-        size = len(split)
-        if batch_size > size:
-            raise InputError(
-                f"a batch of {batch_size} is larger than the training set of {size} images; use up to {size}"
-            )
+        if batch_size > len(split):
+            raise InputError(f"a batch of {batch_size} is larger than the training set: use up to {len(split)}")
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.mean = pixel_mean(split)
-        self.steps_per_epoch = size // batch_size
+        self.steps_per_epoch = len(split) // batch_size
         self._epoch = None
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:

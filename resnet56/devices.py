@@ -15,15 +15,18 @@ import torch
 from .errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+Device = str | torch.device  # one of these names, or a device
 COMPILERS = ("g++", "clang++", "c++", "cl")
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: Device = "auto") -> torch.device:
     """Return the device called ``name``; ``auto`` takes the first of cuda, mps and cpu that is there.
 
     Raises:
         InputError: if the name is unknown or this machine has no such device.
     """
+    if isinstance(name, torch.device):
+        return name
     if name not in DEVICES:
         raise InputError(f"unknown device {name!r}: use one of {', '.join(DEVICES)}")
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -42,6 +45,11 @@ def fast_precision(device: torch.device) -> str:
         flags = _cpu_info("flags").split()
         fast = device.type == "cpu" and ("avx512_bf16" in flags or "amx_bf16" in flags)
     return "bf16" if fast else "fp32"
+
+
+def autocast(device: torch.device, precision: str):
+    """Return a context in which layers compute in bfloat16, if ``precision`` is ``"bf16"``."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def hardware(device: torch.device) -> dict:

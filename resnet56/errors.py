@@ -7,3 +7,7 @@ class InputError(ValueError):
     The command line prints it without a traceback and exits with status 2. In Python it is a plain
     :class:`ValueError`.
     """
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss or a weight became infinite or not a number; training stopped."""

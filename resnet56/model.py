@@ -46,12 +46,12 @@ class BasicBlock(nn.Module):
         self.residual = shortcut is not None
         self.strength = 1.0  # of the shortcut; others are tried in the chapter "Treatments"
         self.downsample = None  # the shortcut is the identity, unless the shape changes:
-        if self.residual and (stride != 1 or in_channels != channels):
-            if shortcut == "A":
-                self.downsample = OptionA(channels - in_channels)
-            else:
-                projection = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
-                self.downsample = nn.Sequential(projection, nn.BatchNorm2d(channels))
+        reshaped = stride != 1 or in_channels != channels
+        if shortcut == "A" and reshaped:
+            self.downsample = OptionA(channels - in_channels)
+        elif shortcut == "B" and reshaped:
+            projection = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, in_channels, H, W)`` to ``(N, channels, H/stride, W/stride)``."""
@@ -100,11 +100,7 @@ class CifarNet(nn.Module):
 
 
 def parse_arch(arch: str) -> tuple[str, int]:
-    """Split an architecture name such as ``"resnet56"`` into ``("resnet", 56)``.
-
-    Raises:
-        InputError: if the name is not ``plain`` or ``resnet`` and a depth of 6n+2, n >= 1.
-    """
+    """Split ``"resnet56"`` into ``("resnet", 56)``; an InputError if it is not plain or resnet and a depth of 6n+2."""
     match = re.fullmatch(r"(plain|resnet)-?(\d+)", arch.lower())
     if not match:
         raise InputError(f"unknown architecture {arch!r}: use plainN or resnetN, for example resnet56 or plain20")
@@ -113,22 +109,17 @@ def parse_arch(arch: str) -> tuple[str, int]:
         lower = depth - (depth - 2) % 6
         nearest = f"the nearest are {lower} and {lower + 6}" if depth > 8 else "the smallest is 8"
         raise InputError(
-            f"no network of depth {depth}: the depth must be 6n+2 (three stages of n two-layer blocks, "
-            f"plus the first and last layer); {nearest}"
+            f"no network of depth {depth}: the depth must be 6n+2 (three stages of n two-layer blocks, plus the first "
+            f"and last layer); {nearest}"
         )
     return match[1], depth
 
 
 def build_model(arch: str, shortcut: str = "A") -> CifarNet:
-    """Build a network by name, freshly initialised from torch's global random generator.
+    """Build a network such as ``"resnet56"`` or ``"plain20"``, freshly initialised from torch's global generator.
 
-    Args:
-        arch: ``"resnet56"``, ``"plain56"``, ``"resnet20"``, ``"plain110"``, ...; the depth is any 6n+2.
-        shortcut: where the shape changes, ``"A"`` (subsampled and zero-padded identity; the paper's choice for
-            CIFAR-10) or ``"B"`` (1x1 projection). Plain networks have none and ignore it.
-
-    Raises:
-        InputError: if the name, the depth or the shortcut is not one of those above.
+    Where the shape changes, shortcut ``"A"`` is a subsampled and zero-padded identity, the paper's choice for CIFAR-10,
+    and ``"B"`` a 1x1 projection. Raises InputError for another name, depth (6n+2) or shortcut.
     """
     family, depth = parse_arch(arch)
     if shortcut not in ("A", "B"):

@@ -26,10 +26,8 @@ class Recipe:
     """How a network is trained: SGD with momentum and a learning-rate schedule; the paper's, but for the length.
 
     The step schedule divides the rate by 10 at each milestone (He et al. 2015, section 4.2). The one-cycle schedule
-    goes up in a straight line for a quarter of the run, then down to zero (Smith & Topin 2018, simplified).
-
-    Raises:
-        InputError: if a value makes no sense.
+    goes up in a straight line for a quarter of the run, then down to zero (Smith & Topin 2018, simplified). Raises
+    InputError if a value makes no sense.
     """
 
     iterations: int | None = None  #: steps of the run; give this or epochs
@@ -64,11 +62,7 @@ class Recipe:
         check("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS))
 
     def total_steps(self, images: int) -> int:
-        """Return the length of the run, in steps, on a training set of ``images`` images.
-
-        Raises:
-            InputError: if so many epochs are more steps than anyone could wait for.
-        """
+        """Return the length of the run, in steps, on so many ``images``; an InputError if nobody could wait for it."""
         if self.iterations is not None:
             return self.iterations
         steps = self.epochs * (images // self.batch_size)

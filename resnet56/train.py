@@ -1,11 +1,9 @@
 """Training: one network, one step at a time. This is the plain loop, to be read (chapter "Training in full").
 
-:class:`resnet56.fast.engine.Engine` takes the same steps faster, and :func:`resnet56.fast.together.fit_together` drives
-long runs, with progress and checkpoints. Nothing here knows of them, nor of figures, records or the command line.
+:class:`resnet56.fast.engine.Engine` takes the same steps faster, :func:`resnet56.fast.together.fit_together` long runs.
 """
 
 import math
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import fmean
@@ -16,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .data import Batches, Split, normalise
-from .devices import pick_device
-from .layers import undisturbed
+from .devices import Device, autocast, pick_device
+from .errors import NonFiniteLoss
+from .observe import undisturbed
 from .recipe import Recipe
 from .treatments import Treatment
 
@@ -37,18 +36,8 @@ class Score:
         return 100 - self.error
 
 
-class NonFiniteLoss(ArithmeticError):
-    """The loss or a weight became infinite or not a number; training stopped."""
-
-
 class Trainer:
-    """A network in training: all that the next step needs. This is the plain loop.
-
-    Args:
-        model: the network; it is moved to ``device``, a name for :func:`resnet56.devices.pick_device` or a device.
-        train: the training images.
-        recipe: how to train.
-        treatment: what is done to the network before training and at each step; nothing if None.
+    """A network in training, and all that its next step needs: the plain loop.
 
     Attributes:
         history: a dict each ``LOG_EVERY`` steps and at the end of each epoch: ``step`` (steps taken so far), ``epoch``,
@@ -64,10 +53,10 @@ class Trainer:
         model: nn.Module,
         train: Split,
         recipe: Recipe,
-        device: str | torch.device = "auto",
+        device: Device = "auto",
         treatment: Treatment | None = None,
     ):
-        self.device = pick_device(device) if isinstance(device, str) else device
+        self.device = pick_device(device)
         self.model = model.to(self.device)
         self.recipe = recipe
         self.treatment = treatment or Treatment()
@@ -82,11 +71,7 @@ class Trainer:
         self._unread: list[Tensor] = []  # (loss, share of errors) of the last steps, still on the device
 
     def take_step(self) -> None:
-        """Train on one batch.
-
-        Raises:
-            NonFiniteLoss: if the loss is not finite; looked at when the history is written.
-        """
+        """Train on one batch; NonFiniteLoss is raised when the history is written."""
         lr = self.recipe.lr_at(self.step, self.total_steps)
         lr *= self.treatment.before_step(self.model, self.step / self.total_steps)
         with ExitStack() as stack:
@@ -148,16 +133,8 @@ class Trainer:
         score = evaluate(self.model, validation, self.batches.mean, self.recipe.precision)
         self.history[-1].update(validation_loss=score.loss, validation_error=score.error)
 
-    def replayed(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """Return ``function``, a measurement on this network's weights, made cheap to repeat; here as it is."""
-        return function
-
     def state_dict(self) -> dict:
-        """Return what :meth:`load_state_dict` needs to go on from here; batches are functions of seed and step.
-
-        Raises:
-            NonFiniteLoss: if a weight, a running statistic or a loss is not finite: a broken run is never saved.
-        """
+        """Return what :meth:`load_state_dict` needs to go on; a broken run is never saved, see :exc:`NonFiniteLoss`."""
         values = [value for value in self.model.state_dict().values() if value.is_floating_point()]
         finite = torch.stack([value.isfinite().all() for value in values + self._unread])
         self._check_finite(bool(finite.all()), "loss or a weight", self.step)
@@ -193,26 +170,17 @@ class Trainer:
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     """Return the optimizer's parameter groups: with and, for ``decay_all=False``, without weight decay."""
-    groups = [{"params": [], "weight_decay": recipe.weight_decay}, {"params": [], "weight_decay": 0.0}]
-    for parameter in model.parameters():
-        spared = not recipe.decay_all and parameter.ndim < 2  # a bias, or of batch normalisation
-        groups[spared]["params"].append(parameter)
-    return [group for group in groups if group["params"]]
-
-
-def autocast(device: torch.device, precision: str):
-    """Return a context in which layers compute in bfloat16, if ``precision`` is ``"bf16"``."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    spared = [p for p in model.parameters() if not recipe.decay_all and p.ndim < 2]  # biases, batch normalisation
+    decayed = [p for p in model.parameters() if recipe.decay_all or p.ndim > 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return groups if spared else groups[:1]
 
 
 def fit(trainer: Trainer, validation: Split | None = None) -> pd.DataFrame:
     """Train to the end of the recipe, from wherever ``trainer`` stands; return its history as a table.
 
-    ``validation`` is evaluated after every epoch and at the end. For progress, checkpoints and signals see
-    :func:`resnet56.fast.together.fit_together`.
-
-    Raises:
-        NonFiniteLoss: if the loss is not finite.
+    ``validation`` is evaluated after every epoch and at the end. For progress, checkpoints and signals use
+    :func:`resnet56.fast.together.fit_together`. Raises NonFiniteLoss where the loss is not finite.
     """
     while not trainer.finished:
         trainer.take_step()
@@ -225,8 +193,7 @@ def fit(trainer: Trainer, validation: Split | None = None) -> pd.DataFrame:
 def evaluate(model: nn.Module, split: Split, mean: Tensor, precision: str = "fp32", batch_size: int = 500) -> Score:
     """Measure loss and error on the single, original view of each image (He et al. 2015, section 4.2).
 
-    The model is evaluated in evaluation mode, on the device its weights are on, and left as it was; ``mean`` is the
-    mean image of its training images, ``(3, 32, 32)``.
+    The model is in evaluation mode meanwhile, on its own device; ``mean`` is its training images', ``(3, 32, 32)``.
     """
     device = next(model.parameters()).device
     loss, errors = torch.zeros(2, device=device)

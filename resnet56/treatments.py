@@ -4,8 +4,6 @@ A treatment changes a network before training, or takes part in each step. A :cl
 engine), to which it is given, calls its methods; they do nothing unless a treatment says otherwise.
 """
 
-import math
-
 import torch
 from torch import nn
 
@@ -29,7 +27,7 @@ class Treatment:
         """Change the weights, after the optimizer has moved them."""
 
     def state_dict(self) -> dict:
-        """Return what a checkpoint must hold beside the weights: here, nothing."""
+        """Return what a checkpoint must hold beside the weights."""
         return {}
 
     def load_state_dict(self, state: dict) -> None:
@@ -88,23 +86,19 @@ class KeepLength(Treatment):
 class Adam(Treatment):
     """Adam's direction (Kingma & Ba 2015, Algorithm 1), for SGD without momentum, which adds rate and weight decay."""
 
-    def __init__(self, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
-        self.betas, self.eps = betas, eps
-        self.steps = 0
-
     def start(self, model: nn.Module) -> None:
+        self.steps = 0
         self.means = [torch.zeros_like(parameter) for parameter in model.parameters()]
         self.squares = [torch.zeros_like(parameter) for parameter in model.parameters()]
 
     @torch.no_grad()
     def after_backward(self, model: nn.Module) -> None:
         self.steps += 1
-        first, second = self.betas
         for parameter, mean, square in zip(model.parameters(), self.means, self.squares, strict=True):
-            mean.lerp_(parameter.grad, 1 - first)
-            square.lerp_(parameter.grad.square(), 1 - second)
-            spread = (square / (1 - second**self.steps)).sqrt() + self.eps
-            parameter.grad.copy_(mean / (1 - first**self.steps) / spread)
+            mean.lerp_(parameter.grad, 0.1)
+            square.lerp_(parameter.grad.square(), 0.001)
+            spread = (square / (1 - 0.999**self.steps)).sqrt() + 1e-8
+            parameter.grad.copy_(mean / (1 - 0.9**self.steps) / spread)
 
     def state_dict(self) -> dict:
         return {"steps": self.steps, "means": self.means, "squares": self.squares}
@@ -115,10 +109,7 @@ class Adam(Treatment):
 
 
 class Dirac(Treatment):
-    """Each convolution of a block hands on its input: 1 at the kernel's centre (Zagoruyko & Komodakis 2017).
-
-    Channels that a block adds stay empty, as shortcut option A leaves them.
-    """
+    """Each convolution of a block hands on its input, as option A does (Zagoruyko & Komodakis 2017)."""
 
     @torch.no_grad()
     def start(self, model: nn.Module) -> None:
@@ -152,16 +143,6 @@ class Shortcuts(Treatment):
         return 1.0
 
 
-def faded(progress: float) -> float:
-    """Return 1 at the start, 0 from three fifths of the run on, a straight line in between."""
-    return max(0.0, 1 - progress / 0.6)
-
-
-def switched_on(progress: float) -> float:
-    """Return 0 in the first fifth of the run, then 1."""
-    return float(progress >= 0.2)
-
-
 class BranchGain(Treatment):
     """Each branch's last gain starts at ``gain``: 0 makes its block the identity (Goyal et al. 2017), 10 drowns it."""
 
@@ -183,27 +164,4 @@ class DeltaOrthogonal(Treatment):
                 model.set_submodule(name, nn.Identity())
             elif isinstance(module, nn.Conv2d):
                 module.weight.zero_()
-                nn.init.orthogonal_(module.weight[:, :, 1, 1], gain=math.sqrt(2))
-
-
-#: By the name of each treatment, the network that is treated, the treatment, and what else its recipe needs.
-TREATMENTS = {
-    "untreated": ("plain56", Treatment, {}),
-    "warmup": ("plain56", Warmup, {}),
-    "clip": ("plain56", Clip, {}),
-    "layerwise": ("plain56", LayerwiseSteps, {}),
-    "keep-length": ("plain56", KeepLength, {}),
-    "adam": ("plain56", Adam, {"lr": 0.001, "momentum": 0.0}),
-    "dirac": ("plain56", Dirac, {}),
-    "dirac-clip": ("plain56", DiracAndClip, {}),
-    **{f"strength-{s}": ("resnet56", lambda s=s: Shortcuts(s), {}) for s in (0.0, 0.25, 0.5, 0.75, 1.0)},
-    **{f"only-{stage}": ("resnet56", lambda stage=stage: Shortcuts(1.0, (stage,)), {}) for stage in STAGES},
-    "faded": ("resnet56", lambda: Shortcuts(faded), {}),
-    "switched-on": ("resnet56", lambda: Shortcuts(switched_on), {}),
-    "zero-gain": ("resnet56", lambda: BranchGain(0.0), {}),
-    "gain-3": ("resnet56", lambda: BranchGain(3.0), {}),
-    "gain-10": ("resnet56", lambda: BranchGain(10.0), {}),
-    "delta-orthogonal": ("plain56", DeltaOrthogonal, {"lr": 0.01}),
-    "plain20": ("plain20", Treatment, {}),
-    "resnet20": ("resnet20", Treatment, {}),
-}
+                nn.init.orthogonal_(module.weight[:, :, 1, 1], gain=2**0.5)

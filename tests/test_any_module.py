@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 from resnet56 import GradientRecorder, InputError, build_model, weighted_layers
-from resnet56.gradients import output_gradient_norms
+from resnet56.observe import output_gradient_norms
 
 
 @pytest.fixture

@@ -24,10 +24,11 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms import functional as TF
 
 from resnet56 import InputError
-from resnet56.data import Batches, Split, augment, evenly, hold_out, make_data_set, normalise, pixel_mean, split_train
+from resnet56.data import Batches, Split, augment, hold_out, make_data_set, normalise, pixel_mean
 from resnet56.datasets import import_images, importing, load_data, loading, official, survey_data
 from resnet56.datasets.importing import save_cached
 from resnet56.datasets.loading import CIFAR10_CLASSES
+from resnet56.observe import evenly
 
 # --- Splits and batches -------------------------------------------------------------------------------
 
@@ -79,7 +80,7 @@ def test_what_is_held_out_is_drawn_from_the_whole_class_and_the_rest_keeps_its_o
     assert 350 < held.pixels.float().mean() < 650  # neither the first nor the last of each class
 
 
-@pytest.mark.parametrize("count", [-10, 0, 15, 100, 110])
+@pytest.mark.parametrize("count", [-10, 15, 100, 110])
 def test_hold_out_refuses_uneven_counts(split, count):
     with pytest.raises(InputError, match="cannot hold out .* multiple of 10 below 100, or 0 for none"):
         hold_out(split, count)
@@ -92,11 +93,8 @@ def test_hold_out_refuses_to_use_up_a_small_class():
         hold_out(split, 6)
 
 
-def test_training_and_validation_images(data_set):
-    assert split_train(data_set, 0) == (data_set.train, None)
-    train, validation = split_train(data_set, 20)
-    expected = hold_out(data_set.train, 20, seed=0)
-    assert torch.equal(train.pixels, expected[0].pixels) and torch.equal(validation.pixels, expected[1].pixels)
+def test_nothing_held_out(data_set):
+    assert hold_out(data_set.train, 0) == (data_set.train, None)
 
 
 def test_the_fingerprint_tells_pixels_labels_and_splits_apart():

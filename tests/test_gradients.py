@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from resnet56 import Engine, GradientRecorder, Recipe, Trainer, build_model, fit
 from resnet56.fast.engine import has_hooks
-from resnet56.gradients import output_gradient_norms
 from resnet56.layers import stage_of
+from resnet56.observe import output_gradient_norms
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from resnet56 import InputError, build_model, evaluate, pixel_mean
 from resnet56.data import normalise
-from resnet56.gradients import output_gradient_norms
 from resnet56.instruments.diagnosis import dead_filters, diagnosis, identity_distances, turning_angles
 from resnet56.instruments.initialisation import (
     GROWTH,
@@ -30,6 +29,7 @@ from resnet56.instruments.paths import gradients_along, path_lengths
 from resnet56.instruments.responses import layer_responses
 from resnet56.instruments.shattering import along_line, autocorrelation, brown_noise, input_gradients, line, white_noise
 from resnet56.layers import basic_blocks, weighted_layers
+from resnet56.observe import output_gradient_norms
 from resnet56.treatments import BranchGain, DeltaOrthogonal, Dirac, Shortcuts
 
 both = pytest.mark.parametrize("family", ["plain", "resnet"])

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from resnet56 import InputError, Recipe, hold_out, load_pretrained, pixel_mean
-from resnet56.data import evenly, normalise
+from resnet56.data import normalise
 from resnet56.instruments.landscape import loss_landscape
 from resnet56.instruments.responses import layer_responses
+from resnet56.observe import evenly
 from resnet56.records import measuring as module
 from resnet56.records.files import InProgress, lock
 from resnet56.records.measurement import Measurement, load_measurement, save_measurement

@@ -1,22 +1,14 @@
 """The house: who imports whom."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "resnet56"
-CORE = (
-    "model",
-    "layers",
-    "data",
-    "recipe",
-    "train",
-    "comparison",
-    "gradients",
-    "treatments",
-)  # what README says to read
+CORE = ["model", "layers", "data", "recipe", "train", "comparison", "gradients", "treatments"]  # README says to read
 FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path for path in PACKAGE.rglob("*.py")}
 
 
@@ -59,6 +51,12 @@ def test_no_module_needs_itself(name):
 def test_dependencies_point_one_way(names, strangers):
     for name in names:
         assert not [other for other in reach(name) if other.split(".")[0] in strangers], name
+
+
+def test_the_core_is_read_in_one_sitting():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)\.py` \|", readme, re.M)[: len(CORE)] == CORE
+    assert sum(len(FILES[name].read_text(encoding="utf-8").splitlines()) for name in CORE) <= 1000
 
 
 def test_each_module_says_what_it_is():

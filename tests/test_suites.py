@@ -33,8 +33,7 @@ from resnet56.recipe import LAPTOP
 from resnet56.records.files import lock
 from resnet56.records.measurement import load_measurement
 from resnet56.records.runs import Run, find_pretrained, reference_logits, runs_table, save_run, seal, summarise
-from resnet56.records.suites import SUITES, Suite, plan, reproduce
-from resnet56.treatments import TREATMENTS
+from resnet56.records.suites import SUITES, TREATMENTS, Suite, plan, reproduce
 
 RECORDS = Path(__file__).parent.parent / "data" / "runs"
 PRECISION = fast_precision(torch.device("cpu"))

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from resnet56 import PAPER, Engine, InputError, Recipe, Trainer, build_model, evaluate, fit, weighted_layers
 from resnet56.data import normalise, pixel_mean
 from resnet56.devices import pick_device
+from resnet56.errors import NonFiniteLoss
 from resnet56.fast import fit_together, together
 from resnet56.progress import Interrupted, OutOfTime
 from resnet56.records.checkpoint import Checkpoint, load_checkpoint, load_model, resume
-from resnet56.train import NonFiniteLoss, parameter_groups
+from resnet56.train import parameter_groups
 
 RECIPE = Recipe(iterations=12, batch_size=20, lr=0.05, seed=4)
 

@@ -10,8 +10,12 @@ from torch.nn import functional as F
 
 from resnet56 import Engine, Recipe, Trainer, build_model, fit
 from resnet56.layers import basic_blocks
+from resnet56.records.suites import (
+    TREATMENTS,  # fmt: skip
+    faded,
+    switched_on,
+)
 from resnet56.treatments import (
-    TREATMENTS,
     Adam,
     BranchGain,
     Clip,
@@ -23,10 +27,8 @@ from resnet56.treatments import (
     Shortcuts,
     Treatment,
     Warmup,
-    faded,
-    switched_on,
     weights,
-)  # fmt: skip
+)
 
 RECIPE = Recipe(iterations=6, batch_size=20, lr=0.05, seed=4)
 

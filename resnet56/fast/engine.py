@@ -25,9 +25,9 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Split
-from ..devices import accounted
+from ..devices import accounted, autocast
 from ..recipe import Recipe
-from ..train import Trainer, autocast, parameter_groups
+from ..train import Trainer, parameter_groups
 from ..treatments import Treatment
 from .distributed import rank, total, world_size
 
@@ -141,6 +141,7 @@ class Engine(Trainer):
         self.load_state_dict(before)  # as if nothing had happened
 
     def replayed(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Return ``function``, a measurement on this network's weights, made cheap to repeat: as a CUDA graph."""
         if not self._graphed:
             return function
         graph, result = torch.cuda.CUDAGraph(), None

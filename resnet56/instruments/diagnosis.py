@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..gradients import output_gradient_norms
-from ..layers import basic_blocks, listening, responses, stage_of, undisturbed, weighted_layers
+from ..layers import basic_blocks, stage_of, weighted_layers
+from ..observe import listening, output_gradient_norms, responses, undisturbed
 from .modes import calibrate
 from .shattering import autocorrelation, input_gradients, line
 

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..layers import basic_blocks, listening, stage_of, undisturbed
+from ..layers import basic_blocks, stage_of
+from ..observe import listening, undisturbed
 
 #: Variance of max(z, 0) for a standard Gaussian z.
 RELU_VARIANCE = (math.pi - 1) / (2 * math.pi)

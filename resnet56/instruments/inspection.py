@@ -4,7 +4,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from ..data import Split, normalise
-from ..gradients import output_gradient_norms
+from ..observe import output_gradient_norms
 from .diagnosis import dead_filters
 from .lesions import lesion_each
 from .responses import layer_responses
@@ -23,7 +23,7 @@ def inspect_network(model: nn.Module, mean: Tensor, train: Split, test: Split, p
     Returns:
         A row per weighted layer, with ``depth``, ``layer``, ``stage``, ``std`` (of its response, see
         :func:`resnet56.instruments.responses.layer_responses`), ``gradient`` (L2 norm of the loss's gradient at its
-        output, see :func:`resnet56.gradients.output_gradient_norms`), ``dead`` (filters, see
+        output, see :func:`resnet56.observe.output_gradient_norms`), ``dead`` (filters, see
         :func:`resnet56.instruments.diagnosis.dead_filters`) and, at the last layer of each block, ``lesion`` (error in
         percent without the block). ``table.attrs["error"]`` is that of the whole network.
     """

@@ -24,9 +24,10 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from ..data import Split, normalise
+from ..devices import autocast
 from ..errors import InputError
 from ..layers import unwrapped
-from ..train import autocast, evaluate
+from ..train import evaluate
 from .points import digest, measure_each
 
 BATCH_SIZE = 500  # images at a time, where several points are evaluated together

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from ..data import Split
 from ..errors import InputError
-from ..layers import basic_blocks, undisturbed, unwrapped
+from ..layers import basic_blocks, unwrapped
 from ..model import BasicBlock, OptionA
+from ..observe import undisturbed
 from ..train import evaluate
 from .modes import calibrate
 from .points import digest, measure_each

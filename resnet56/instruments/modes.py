@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..layers import listening, undisturbed
+from ..observe import listening, undisturbed
 
 
 @torch.no_grad()

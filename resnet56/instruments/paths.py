@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..layers import basic_blocks, undisturbed, unwrapped
+from ..layers import basic_blocks, unwrapped
 from ..model import CifarNet
+from ..observe import undisturbed
 
 DRAWS = 1000  # of the bootstrap
 

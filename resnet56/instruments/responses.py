@@ -4,7 +4,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..layers import responses, stage_of, undisturbed
+from ..layers import stage_of
+from ..observe import responses, undisturbed
 
 
 @torch.no_grad()

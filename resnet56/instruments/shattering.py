@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..layers import undisturbed
+from ..observe import undisturbed
 
 
 def line(start: Tensor, end: Tensor, points: int = 256) -> Tensor:

@@ -124,7 +124,7 @@ def plot_initial_gradients(norms: dict[str, np.ndarray], conditions: str) -> Fig
     """Draw the loss gradient at every layer's output, and the slope that theory gives for wide plain networks.
 
     Args:
-        norms: from architecture to what :func:`resnet56.gradients.output_gradient_norms` gave; the logits are left out.
+        norms: from architecture to what :func:`resnet56.observe.output_gradient_norms` gave; the logits are left out.
         conditions: what was measured on what, in a line, written above.
     """
     figure, (axis,) = panels(1, 3.7, 7.5)

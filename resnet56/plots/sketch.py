@@ -10,8 +10,9 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 from torch import Tensor, nn
 
-from ..layers import STAGES, basic_blocks, count_parameters, listening, stage_of, undisturbed, weighted_layers
+from ..layers import STAGES, basic_blocks, count_parameters, stage_of, weighted_layers
 from ..model import BasicBlock, OptionA
+from ..observe import listening, undisturbed
 from .style import PLAIN, RESIDUAL, caption, display_name, styled
 
 WIDTH, MARGIN = 8.4, 0.85  # inches: of the figure; to the left and right of the boxes, for the arrows

@@ -11,10 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..data import DataSet, Split, evenly, normalise, split_train
+from ..data import DataSet, Split, hold_out, normalise
 from ..devices import hardware, pick_device, versions
 from ..errors import InputError
-from ..gradients import output_gradient_norms
 from ..instruments.initialisation import branch_variances
 from ..instruments.landscape import loss_landscape
 from ..instruments.lesions import lesion_each, lesion_random
@@ -24,6 +23,7 @@ from ..instruments.responses import layer_responses
 from ..instruments.shattering import autocorrelation, brown_noise, input_gradients, line, white_noise
 from ..layers import stage_of, weighted_layers
 from ..model import build_model
+from ..observe import evenly, output_gradient_norms
 from .files import check_writable, data_dir, lock
 from .measurement import Measurement, load_measurement, save_measurement
 from .runs import Run, commit, find_pretrained, load_pretrained
@@ -260,7 +260,7 @@ def measure_suite(
     for path in found.values():
         if path.exists():
             _check_recorded(path, data, images, points)
-    train, _ = split_train(data, validation.pop())
+    train, _ = hold_out(data.train, validation.pop())
     study = Study(
         folder,
         data,

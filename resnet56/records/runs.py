@@ -179,6 +179,40 @@ def load_run(folder: str | Path) -> Run:
         raise InputError(f"recorded run {folder.name} cannot be read ({error}); {how_to_get(folder)}") from error
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """The runs of a plain and a residual network that were trained alike."""
+
+    plain: Run
+    residual: Run
+
+    def table(self) -> pd.DataFrame:
+        """Return a row per network: training loss (nats), training error, test error, test accuracy (%), seconds.
+
+        The training figures are means over the augmented batches of the last few steps.
+        """
+        table = pd.DataFrame({run.arch: run.about["final"] for run in (self.plain, self.residual)}).T
+        table["test accuracy"] = 100 - table["test_error"]
+        table["seconds"] = [run.about["seconds"] for run in (self.plain, self.residual)]
+        table = table.drop(columns="test_loss").rename(columns=lambda name: name.replace("_", " "))
+        return table.rename_axis("network")
+
+
+def load_comparison(name: str) -> Comparison:
+    """Load a recorded comparison by the name of its folder in ``data/runs/``.
+
+    Raises:
+        InputError: if there is none of that name, or it is damaged, incomplete or of two data sets.
+    """
+    folder = data_dir() / "runs" / name
+    runs = {run.arch.rstrip("0123456789"): run for run in map(load_run, find_runs(folder).values())}
+    if set(runs) != {"plain", "resnet"}:
+        raise InputError(f"no complete comparison at {folder}; {how_to_get(folder)}")
+    if len({run.about["data"]["fingerprint"] for run in runs.values()}) > 1:
+        raise InputError(f"the networks at {folder} were trained on two data sets; compare them on one")
+    return Comparison(runs["plain"], runs["resnet"])
+
+
 def load_pretrained(arch: str, suite: str | None = None) -> tuple[nn.Module, Tensor]:
     """Load a recorded network with its trained weights.
 

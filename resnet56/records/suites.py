@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ..data import DataSet, Split, evenly, normalise, split_train
+from ..data import DataSet, Split, hold_out, normalise
 from ..datasets import load_data
 from ..devices import fast_precision, pick_device
 from ..errors import InputError
@@ -21,10 +21,24 @@ from ..fast import fit_together
 from ..fast.engine import Engine
 from ..gradients import GradientRecorder
 from ..instruments.diagnosis import diagnosis, turning_angles
+from ..layers import STAGES
 from ..model import build_model, parse_arch
+from ..observe import evenly
 from ..recipe import FAST, LAPTOP, PAPER, Recipe
 from ..train import evaluate
-from ..treatments import TREATMENTS
+from ..treatments import (
+    Adam,
+    BranchGain,
+    Clip,
+    DeltaOrthogonal,
+    Dirac,
+    DiracAndClip,
+    KeepLength,
+    LayerwiseSteps,
+    Shortcuts,
+    Treatment,
+    Warmup,
+)
 from .checkpoint import Checkpoint, resume
 from .files import InProgress, check_writable, data_dir, lock, new_folder
 from .runs import Run, commit, describe_run, load_run, save_run
@@ -57,6 +71,39 @@ def _seeds(recipe: Recipe, archs: tuple[str, ...], seeds: range, **others: Recip
         for seed in seeds
         for arch in archs
     }
+
+
+def faded(progress: float) -> float:
+    """Return 1 at the start, 0 from three fifths of the run on, a straight line in between."""
+    return max(0.0, 1 - progress / 0.6)
+
+
+def switched_on(progress: float) -> float:
+    """Return 0 in the first fifth of the run, then 1."""
+    return float(progress >= 0.2)
+
+
+#: By the name of each treatment, the network that is treated, the treatment, and what else its recipe needs.
+TREATMENTS = {
+    "untreated": ("plain56", Treatment, {}),
+    "warmup": ("plain56", Warmup, {}),
+    "clip": ("plain56", Clip, {}),
+    "layerwise": ("plain56", LayerwiseSteps, {}),
+    "keep-length": ("plain56", KeepLength, {}),
+    "adam": ("plain56", Adam, {"lr": 0.001, "momentum": 0.0}),
+    "dirac": ("plain56", Dirac, {}),
+    "dirac-clip": ("plain56", DiracAndClip, {}),
+    **{f"strength-{s}": ("resnet56", lambda s=s: Shortcuts(s), {}) for s in (0.0, 0.25, 0.5, 0.75, 1.0)},
+    **{f"only-{stage}": ("resnet56", lambda stage=stage: Shortcuts(1.0, (stage,)), {}) for stage in STAGES},
+    "faded": ("resnet56", lambda: Shortcuts(faded), {}),
+    "switched-on": ("resnet56", lambda: Shortcuts(switched_on), {}),
+    "zero-gain": ("resnet56", lambda: BranchGain(0.0), {}),
+    "gain-3": ("resnet56", lambda: BranchGain(3.0), {}),
+    "gain-10": ("resnet56", lambda: BranchGain(10.0), {}),
+    "delta-orthogonal": ("plain56", DeltaOrthogonal, {"lr": 0.01}),
+    "plain20": ("plain20", Treatment, {}),
+    "resnet20": ("resnet20", Treatment, {}),
+}
 
 
 def _ingredients() -> dict[str, tuple[str, Recipe]]:
@@ -237,7 +284,7 @@ def reproduce(
     count = min(VALIDATION, len(data.train) // 10)
     recorded = sum(_is_recorded(job, data, count) for job in jobs)
     say(f"Suite {suite} on {data.title}: {recorded} of {len(jobs)} runs are recorded.")
-    train, validation = (split.to(device) for split in split_train(data, count))
+    train, validation = (split.to(device) for split in hold_out(data.train, count))
     at_once = at_once or (8 if device.type == "cuda" else 1)
     begun, work = time.monotonic(), 0.0
     while True:
