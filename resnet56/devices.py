@@ -17,6 +17,8 @@ from .errors import InputError
 DEVICES = ("auto", "cpu", "cuda", "mps")
 Device = str | torch.device  # one of these names, or a device
 COMPILERS = ("g++", "clang++", "c++", "cl")
+MOUNT = Path("sys/fs/cgroup")
+HIERARCHIES = ("", "unified", "cpu", "cpu,cpuacct")  # in it, of control groups of version 2 and 1
 
 
 def pick_device(name: Device = "auto") -> torch.device:
@@ -27,13 +29,13 @@ def pick_device(name: Device = "auto") -> torch.device:
     """
     if isinstance(name, torch.device):
         return name
-    if name not in DEVICES:
-        raise InputError(f"unknown device {name!r}: use one of {', '.join(DEVICES)}")
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(device for device, available in there.items() if available)
+        name = next(filter(there.get, there))
+    if name not in there:
+        raise InputError(f"unknown device {name!r}: use one of {', '.join(DEVICES)}")
     if not there[name]:
-        raise InputError(f"no {name} device on this machine: use --device auto or --device cpu")
+        raise InputError(f"no {name} device on this machine: use cpu, or auto, which takes the best there is")
     return torch.device(name)
 
 
@@ -42,8 +44,7 @@ def fast_precision(device: torch.device) -> str:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        flags = _cpu_info("flags").split()
-        fast = device.type == "cpu" and ("avx512_bf16" in flags or "amx_bf16" in flags)
+        fast = device.type == "cpu" and not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_info("flags").split())
     return "bf16" if fast else "fp32"
 
 
@@ -84,11 +85,16 @@ def accounted(parts: list[dict], device: torch.device) -> Iterator[None]:
 @functools.cache
 def _cpu_info(key: str) -> str:
     """Return what Linux says of the first processor under ``key``; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
+    lines = _lines(Path("/proc/cpuinfo"))
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file; none if it is not there."""
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
 
 
 def versions() -> dict[str, str]:
@@ -101,9 +107,6 @@ def has_compiler() -> bool:
     return any(map(shutil.which, filter(None, (os.environ.get("CXX"), *COMPILERS))))
 
 
-# --- Threads ------------------------------------------------------------------------------------------
-
-
 def affinity() -> int:
     """Return the number of processors that this process may be put on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -113,34 +116,23 @@ def cpu_quota(root: Path = Path("/")) -> float:
     """Return how many processors' time Linux lets this process have; infinity without a quota.
 
     A container's limit is a quota of its control group or of one around it, and may be a fraction.
-
-    Args:
-        root: where ``proc`` and ``sys`` are.
     """
-    groups = root / "sys" / "fs" / "cgroup"
-    try:
-        memberships = (root / "proc" / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        memberships = []
     quotas = [math.inf]
-    for line in ["::/", ":cpu:/", *memberships]:  # at least what is mounted, which may be all that a container sees
+    for line in ["::/", *_lines(root / "proc" / "self" / "cgroup")]:  # at least the root, all that a container may see
         _, controllers, path = line.split(":", 2)
-        within = [] if ".." in path.split("/") else list(filter(None, path.split("/")))  # or out of a container's sight
-        tops = (groups / controllers, groups / "cpu") if controllers else (groups, groups / "unified")
         if not controllers or "cpu" in controllers.split(","):
-            quotas += [_quota(top.joinpath(*within[:depth])) for top in tops for depth in range(len(within) + 1)]
+            group = Path() if ".." in path.split("/") else Path(path.lstrip("/"))  # or out of a container's sight
+            quotas += [_quota(root / MOUNT / top / part) for top in HIERARCHIES for part in (group, *group.parents)]
     return min(quotas)
 
 
 def _quota(group: Path) -> float:
-    """Return the quota of one control group, of version 2 or 1, in processors."""
+    """Return the quota of one control group, of version 2 or else 1, in processors."""
     try:
-        if (group / "cpu.max").exists():
-            quota, period = (group / "cpu.max").read_text().split()
-        else:
-            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return int(quota) / int(period) if int(quota) > 0 else math.inf
-    except (OSError, ValueError, ZeroDivisionError):  # "max" is no number
+        one = _lines(group / "cpu.cfs_quota_us") + _lines(group / "cpu.cfs_period_us")
+        quota, period = map(int, " ".join(_lines(group / "cpu.max") or one).split())
+        return quota / period if quota > 0 else math.inf
+    except (ValueError, ZeroDivisionError):  # "max" is no number
         return math.inf
 
 
@@ -156,19 +148,16 @@ def choose_threads(root: Path = Path("/")) -> None:
 
 def explain_threads(root: Path = Path("/")) -> str:
     """Say how many threads PyTorch uses, why, and whether they sleep while they wait for each other."""
-    threads, quota = torch.get_num_threads(), cpu_quota(root)
+    threads, quota, processors = torch.get_num_threads(), cpu_quota(root), affinity()
     if "OMP_NUM_THREADS" in os.environ:
         why = "OMP_NUM_THREADS or torch.set_num_threads says so"
-    elif quota < affinity() and threads == max(1, math.floor(quota)):
-        why = f"a quota allows {quota:g} of {affinity()} processors"
-    elif threads in (affinity(), affinity() // 2):
-        why = f"one for each of the {'processors' if threads == affinity() else 'cores'} this process may run on"
+    elif quota < processors and threads == max(1, math.floor(quota)):
+        why = f"a quota allows {quota:g} of {processors} processors"
+    elif threads in (processors, processors // 2):
+        why = f"one for each of the {'processors' if threads == processors else 'cores'} this process may run on"
     else:
         why = "torch.set_num_threads said so"
-    sleeps = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" or os.environ.get("GOMP_SPINCOUNT") == "0"
-    waiting = (
-        "a thread that waits sleeps"
-        if sleeps
-        else "threads spin while they wait (OMP_WAIT_POLICY=PASSIVE lets them sleep)"
-    )
+    waiting = "threads spin while they wait (OMP_WAIT_POLICY=PASSIVE lets them sleep)"
+    if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" or os.environ.get("GOMP_SPINCOUNT") == "0":
+        waiting = "a thread that waits sleeps"
     return f"{threads} thread{'s' * (threads > 1)}: {why}; {waiting}"

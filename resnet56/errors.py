@@ -4,8 +4,7 @@
 class InputError(ValueError):
     """Bad input: one line that says what is wrong and what to do about it.
 
-    The command line prints it without a traceback and exits with status 2. In Python it is a plain
-    :class:`ValueError`.
+    The command line prints it without a traceback and exits with status 2. In Python it is a plain ValueError.
     """
 
 

@@ -6,15 +6,11 @@ import os
 class Stream:
     """Standard output or error, even if its reader leaves (``| head``), its disk is full, or its terminal is ASCII.
 
-    Args:
-        stream: the original; None where it was closed.
-
-    Attributes:
-        failure: why it cannot be written to any more; empty where that is nobody's fault.
+    ``failure`` says why it cannot be written to any more; it is empty where that is nobody's fault.
     """
 
     def __init__(self, stream):
-        self.stream = stream or open(os.devnull, "w")  # noqa: SIM115 (open to the end)
+        self.stream = stream or open(os.devnull, "w")  # noqa: SIM115 (None where it was closed; open to the end)
         self.failure = ""
 
     def write(self, text: str) -> int:

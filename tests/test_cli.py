@@ -27,6 +27,8 @@ def test_train_evaluate_and_resume(data_folder, capsys):
     name = "resnet8-shapes10-12-steps-seed-0"
     run = load_run(data_folder / "runs" / name)
     assert run.about["steps"] == 12 and run.about["data"]["training_images"] == 80
+    assert run.history["epoch"].iloc[-1] == 3  # 12 steps of 20 of these 80 images
+    assert run.history["validation_error"].notna().tolist() == [step % 4 == 0 for step in run.history["step"]]
     checkpoint = data_folder / "checkpoints" / f"{name}.pt"
     capsys.readouterr()
 
@@ -63,6 +65,46 @@ def test_interrupted_and_resumed_from_the_command_line(data_folder, monkeypatch,
     for one, other in zip(states[0]["model"].values(), states[1]["model"].values(), strict=True):
         assert torch.equal(one, other)
     assert states[0]["history"] == states[1]["history"]
+
+
+def test_a_second_interruption_is_no_error_of_ours(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load_data", interrupted)
+    assert cli.main(["compare", "--device", "cpu"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_compile_without_a_compiler_is_refused_at_the_start(monkeypatch, capsys, data_folder):
+    monkeypatch.setattr(cli, "has_compiler", lambda: False)
+    assert cli.main([*TRAIN, "--compile"]) == 2
+    assert "--compile needs a C++ compiler; install one (g++)" in capsys.readouterr().err
+    assert not list(data_folder.iterdir())
+
+
+def test_deterministic_training_is_asked_of_torch(monkeypatch, capsys):
+    """On a GPU, which there may be none of here, so nothing is trained."""
+    asked = []
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(cli, "pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(cli, "load_data", lambda name: 1 / 0)
+    monkeypatch.setattr(cli, "fast_precision", lambda device: "fp32")
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    for flags in ([], ["--deterministic"]):
+        with pytest.raises(ZeroDivisionError):
+            cli.main(["train", "--arch", "resnet8", *flags])
+        assert asked == [True] * len(flags) and ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == bool(flags)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+
+
+def test_a_time_limit_is_in_minutes(monkeypatch, data_set):
+    asked = []
+    monkeypatch.setattr(cli, "load_data", lambda name: data_set)
+    monkeypatch.setattr(cli, "reproduce", lambda suite, **settings: asked.append(settings["time_limit"]) or [])
+    for flags in ([], ["--time-limit", "1.5"]):
+        assert cli.main(["reproduce", "laptop", "--device", "cpu", *flags]) == 0
+    assert asked == [float("inf"), 90.0]
 
 
 def test_under_torchrun_only_train_runs(monkeypatch, capsys):
@@ -107,7 +149,7 @@ BAD = {
     "depth 57": (["train", "--arch", "resnet57", *QUICK], "no network of depth 57"),
     "compare depth 57": (["compare", "--depth", "57", *QUICK], "no network of depth 57"),
     "shortcut": (["train", "--shortcut", "C", *QUICK], "unknown shortcut option 'C'"),
-    "negative lr": (["train", "--lr", "-0.1", *QUICK], "--lr must be from 1e-30 to 1,000.0, not -0.1"),
+    "negative lr": (["train", "--lr", "-0.1", *QUICK], "--lr must be from 1e-30 to 1,000, not -0.1"),
     "epochs and iterations": (
         ["train", "--epochs", "1", "--iterations", "5", *QUICK],
         "either by --epochs or by a number of steps",

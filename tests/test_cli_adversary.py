@@ -95,7 +95,7 @@ def test_what_does_nothing_or_is_not_there(command, capsys, data_folder):
     assert USELESS[command] in refused(command.split(), capsys, data_folder)
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "reproduce laptop", "inspect {file} --out {file}"])
+@pytest.mark.parametrize("command", ["train", "compare", "reproduce laptop", "bench", "inspect {file} --out {file}"])
 def test_out_that_cannot_be_written(command, capsys, data_folder, tmp_path):
     file = tmp_path / "file"
     file.write_text("kept")

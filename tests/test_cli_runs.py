@@ -20,11 +20,13 @@ from PIL import Image
 from resnet56 import InputError, Recipe, build_model, cli, evaluate, hold_out, load_run
 from resnet56.data import DataSet, Split, normalise
 from resnet56.datasets.loading import CIFAR10_CLASSES
-from resnet56.instruments.inspection import dead_filters
+from resnet56.instruments.diagnosis import dead_filters
+from resnet56.plots import plot_degradation
 from resnet56.recipe import PRESETS
 from resnet56.records import files
 from resnet56.records.checkpoint import load_checkpoint
 from resnet56.records.foreign import load_network
+from resnet56.records.suites import SUITES, Suite
 
 VALIDATION, TEST = 25.0, 42.0  # the errors that a network makes that has learned the training images
 QUICK = ["--batch-size", "20", "--data", "shapes10", "--device", "cpu", "--precision", "fp32"]
@@ -109,6 +111,36 @@ def test_inspect_takes_as_many_images_as_asked_for_from_the_test_set(trained, ca
     _, checkpoint, _ = trained
     assert cli.main(["inspect", str(checkpoint), "--device", "cpu", "--images", "10"]) == 0
     assert "on 10 test images" in capsys.readouterr().out
+
+
+def test_inspect_measures_the_gradient_on_training_images_and_all_else_on_test_images(trained, monkeypatch, data):
+    seen = []
+
+    def look(model, mean, train, test):
+        seen.extend([train, test])
+        raise InputError("enough")
+
+    monkeypatch.setattr("resnet56.instruments.diagnosis.inspect_network", look)
+    assert cli.main(["inspect", str(trained[1]), "--device", "cpu", "--images", "20"]) == 2
+    for given, source, count in zip(seen, (data.train, data.test), (128, 20), strict=True):
+        shown = {image.numpy().tobytes() for image in source.pixels}
+        assert len(given) == count and all(image.numpy().tobytes() in shown for image in given.pixels)
+
+
+def test_a_network_is_evaluated_in_the_precision_it_was_trained_in(trained, monkeypatch, capsys):
+    asked = []
+
+    def look(model, split, mean, precision="fp32"):
+        asked.append(precision)
+        return evaluate(model, split, mean, precision)
+
+    saved = load_checkpoint(trained[1])
+    monkeypatch.setattr(cli, "evaluate", look)
+    for precision in ("fp32", "bf16"):
+        saved["recipe"]["precision"] = precision
+        torch.save(saved, trained[1])
+        assert cli.main(["evaluate", str(trained[1]), "--device", "cpu"]) == 0
+    assert asked == ["fp32", "bf16"]
 
 
 def test_a_recorded_weights_file_is_evaluated_as_its_run(trained, data, tmp_path, capsys):
@@ -245,6 +277,43 @@ def test_results_are_printed_though_they_cannot_be_written(data_folder, monkeypa
         patch.setattr(files.os, "chmod", full)
         assert cli.main(["compare", "--depth", "8", "--steps", "2", *QUICK]) == 2
     assert "test accuracy" in capsys.readouterr().out
+
+
+def test_what_came_of_a_run_is_printed_before_its_checkpoint_fails(data_folder, monkeypatch, capsys):
+    def full(path, write):
+        raise InputError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr("resnet56.records.checkpoint.write_file", full)
+    assert cli.main([*TRAIN, "--iterations", "2"]) == 2
+    out, error = capsys.readouterr()
+    assert "Test error" in out and error.splitlines()[-1].startswith("resnet56: error: cannot write")
+    assert "Record" not in out and not list((data_folder / "runs").iterdir())
+
+
+def test_a_suite_is_reported_by_means_over_its_seeds_and_a_figure_of_seed_0(data_folder, monkeypatch, capsys):
+    shown = []
+
+    def draw(runs):
+        shown.extend(runs)
+        return plot_degradation(runs)
+
+    runs = {
+        f"{arch}-seed-{seed}": (arch, Recipe(iterations=1, batch_size=10, seed=seed))
+        for seed in (0, 1)
+        for arch in ("resnet20", "plain20")
+    }
+    monkeypatch.setitem(SUITES, "tiny", Suite(runs))
+    monkeypatch.setattr("resnet56.plots.plot_degradation", draw)
+    assert cli.main(["reproduce", "tiny", "--data", "shapes10", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    folder = data_folder / "runs" / "tiny-shapes10"
+    finals = {name: load_run(folder / name).about["final"]["test_error"] for name in runs}
+    for family in ("plain", "resnet"):
+        (line,) = [line for line in out.splitlines() if line.split()[:3] == [family, "20", "2"] and "±" not in line]
+        mean = (finals[f"{family}20-seed-0"] + finals[f"{family}20-seed-1"]) / 2
+        assert float(line.split()[5]) == pytest.approx(mean, abs=0.01)
+    assert [(run.arch, run.about["recipe"]["seed"]) for run in shown] == [("plain20", 0)]
+    assert f"Figure: {folder / 'figure.png'}" in out and Image.open(folder / "figure.png").size[0] > 500
 
 
 # --- Longer runs -----------------------------------------------------------------------------------------

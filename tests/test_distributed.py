@@ -53,6 +53,12 @@ def test_their_shares_of_a_batch_are_the_batch_without_overlap(two_processes):
     assert len(two_processes[0]["shares"]) == RECIPE.iterations
 
 
+def test_what_one_process_says_all_hear(two_processes):
+    """Such as that a signal came: of processes 0, 1 and 2 the last one is not there."""
+    assert measure()["any"] == [True, False, False]
+    assert [part["any"] for part in two_processes] == [[True, True, False]] * 2
+
+
 def test_metrics_are_summed_over_unequal_shares(two_processes):
     expected = measure()["score"]  # 51 images: 26 and 25
     for part in two_processes:

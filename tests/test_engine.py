@@ -7,6 +7,7 @@ import torch
 
 from resnet56 import FAST, Engine, GradientRecorder, Recipe, Trainer, build_model, evaluate, fit, fit_together
 from resnet56.fast.engine import has_hooks
+from resnet56.treatments import Treatment
 
 RECIPE = Recipe(iterations=20, batch_size=50, lr=0.01, seed=3)
 FAST_RECIPE = dataclasses.replace(FAST, epochs=None, iterations=20, batch_size=50, lr=0.01, seed=3)
@@ -124,10 +125,82 @@ def test_hooks_of_all_kinds_are_seen(split):
         assert not has_hooks(trainer.model)  # it looks on from outside, so that a graph can be replayed
     with GradientRecorder(trainer.model):
         assert has_hooks(trainer.model)
-    handle = trainer.model.layer2.register_forward_hook(lambda *arguments: None)
-    assert has_hooks(trainer.model)
-    handle.remove()
-    assert not has_hooks(trainer.model)
+    module, weight = trainer.model.layer2, trainer.model.fc.weight
+    for register in (
+        module.register_forward_hook,
+        module.register_forward_pre_hook,
+        module.register_full_backward_hook,
+        module.register_full_backward_pre_hook,
+        weight.register_hook,
+        weight.register_post_accumulate_grad_hook,
+    ):
+        handle = register(lambda *arguments: None)
+        assert has_hooks(trainer.model), register
+        handle.remove()
+        assert not has_hooks(trainer.model)
+
+
+class Frozen(Treatment):
+    """Without gradients nothing moves, but for weights that are set at the end of a step."""
+
+    def after_backward(self, model):
+        for parameter in model.parameters():
+            assert parameter.grad.any()
+            parameter.grad.zero_()
+
+    def after_step(self, model):
+        model.fc.bias.data.fill_(0.5)
+
+
+@pytest.mark.parametrize("kind", [Trainer, Engine])
+def test_a_treatment_sees_the_gradients_before_the_step_and_the_weights_after_it(split, kind):
+    recipe = dataclasses.replace(RECIPE, weight_decay=0.0)
+    torch.manual_seed(3)
+    trainer = kind(build_model("resnet8"), split, recipe, "cpu", Frozen())
+    before = weights(trainer.model)
+    trainer.take_step()
+    after = weights(trainer.model)
+    assert torch.equal(before[:-10], after[:-10]) and after[-10:].eq(0.5).all()
+
+
+@pytest.mark.parametrize("kind", [Trainer, Engine])
+def test_a_step_is_taken_in_training_mode(split, kind):
+    trainer = kind(build_model("resnet8").eval(), split, RECIPE, "cpu")
+    trainer.take_step()
+    assert trainer.model.training and trainer.model.bn1.running_mean.any()
+
+
+class Replay:
+    """What a CUDA graph does, without a GPU: it runs a function again on the tensors that it found."""
+
+    def __init__(self, function):
+        self.function, self.result = function, function()
+
+    def replay(self):
+        self.result.copy_(self.function())
+
+
+def test_recording_a_step_leaves_no_trace_and_each_replay_has_its_own_batch_and_rate(split, monkeypatch):
+    recorded = []
+
+    def record(self, function):
+        function(), function()
+        recorded.append(Replay(function))
+        return recorded[-1], recorded[-1].result
+
+    monkeypatch.setattr(Engine, "_record", record)
+    torch.manual_seed(RECIPE.seed)
+    graphed = Engine(build_model("resnet8"), split, RECIPE, "cpu")
+    graphed._graphed = True
+    fit(graphed, progress=False)
+    launched = train(Engine, split, RECIPE)
+    assert len(recorded) == 1 and same_bits(graphed, launched) and graphed.history == launched.history
+    measure = graphed.replayed(lambda: graphed.model.fc.bias.detach() + 1)
+    for value in (2.0, 3.0):
+        graphed.model.fc.bias.data.fill_(value)
+        assert measure().eq(value + 1).all()
+    assert len(recorded) == 2  # once for both
+    assert launched.replayed(len) is len
 
 
 # --- On an NVIDIA GPU ---------------------------------------------------------------------------------

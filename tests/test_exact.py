@@ -109,3 +109,26 @@ def test_a_full_disk_is_reported_and_the_last_good_checkpoint_stays(split, small
         fit_together({"run": trainer}, checkpoints={"run": checkpoint}, progress=False)
     assert load_checkpoint(checkpoint.path)["trainer"]["step"] == 1
     assert {path.name for path in folder.iterdir()} <= {"run.pt", "ballast"}  # and nothing half-written
+
+
+def test_a_checkpoint_whose_contents_are_of_the_wrong_kind_is_damaged(split, tmp_path):
+    path = tmp_path / "run.pt"
+    trainer = Engine(build_model("resnet8"), split, Recipe(iterations=3, batch_size=20), "cpu")
+    Checkpoint(path, arch="resnet8", shortcut="A", data="noise", fingerprint="", validation=0).save(trainer)
+    whole = torch.load(path, weights_only=True)
+    for name, value in (
+        ("mean", whole["mean"][:2]),
+        ("mean", "mean"),
+        ("recipe", {"lr": 0.1, "iterations": 3, "speed": 9}),
+        ("recipe", [1]),
+        ("arch", "plain14"),
+        ("trainer", {"step": 3}),
+        ("trainer", None),
+    ):
+        torch.save(whole | {name: value}, path)
+        with pytest.raises(InputError, match=r"run.pt is damaged \(\w+: .*\); train again, or give an intact copy"):
+            load_checkpoint(path)
+    for name in ("fingerprint", "validation", "data", "shortcut"):
+        torch.save({key: value for key, value in whole.items() if key != name}, path)
+        with pytest.raises(InputError, match=rf"run.pt is damaged \(KeyError: '{name}'\)"):
+            load_checkpoint(path)

@@ -111,7 +111,14 @@ def test_logits_are_those_of_their_own_code(layout, blocks, pixels, tmp_path):
     assert network.title.startswith(f"resnet{6 * blocks + 2} of theirs.th")
 
 
-@pytest.mark.parametrize(("name", "normalisation"), [("imagenet", IMAGENET), ("none", ((0, 0, 0), (1, 1, 1)))])
+@pytest.mark.parametrize(
+    ("name", "normalisation"),
+    [
+        ("imagenet", IMAGENET),
+        ("none", ((0, 0, 0), (1, 1, 1))),
+        ("cifar10-std", (CHENYAOFO[0], (0.2470, 0.2435, 0.2616))),  # the deviation of its training pixels
+    ],
+)
 def test_safetensors_and_another_normalisation(name, normalisation, pixels, tmp_path):
     theirs = Theirs(1, "fc", "downsample")
     safetensors.torch.save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -13,23 +14,23 @@ from torch import nn
 from torch.nn import functional as F
 
 from resnet56 import InputError, build_model, evaluate, pixel_mean
-from resnet56.data import normalise
-from resnet56.instruments.diagnosis import dead_filters, diagnosis, identity_distances, turning_angles
-from resnet56.instruments.initialisation import (
-    GROWTH,
-    RELU_VARIANCE,
-    branch_ratio,
-    branch_variances,
-    reflected_variance,
-    shortcut_power,
+from resnet56.data import Split, normalise
+from resnet56.instruments import lesions
+from resnet56.instruments.diagnosis import (
+    dead_filters,
+    diagnosis,
+    identity_distances,
+    inspect_network,
+    layer_responses,
+    turning_angles,
 )
+from resnet56.instruments.initialisation import GROWTH, branch_ratio, branch_variances, calibrate, shortcut_power
 from resnet56.instruments.lesions import lesion_each, lesion_random, without_blocks
-from resnet56.instruments.modes import calibrate
 from resnet56.instruments.paths import gradients_along, path_lengths
-from resnet56.instruments.responses import layer_responses
 from resnet56.instruments.shattering import along_line, autocorrelation, brown_noise, input_gradients, line, white_noise
 from resnet56.layers import basic_blocks, weighted_layers
 from resnet56.observe import output_gradient_norms
+from resnet56.progress import Interrupted
 from resnet56.treatments import BranchGain, DeltaOrthogonal, Dirac, Shortcuts
 
 both = pytest.mark.parametrize("family", ["plain", "resnet"])
@@ -106,6 +107,16 @@ def test_input_gradients_are_those_of_finite_differences(batch):
         assert torch.allclose((up - down) / 2e-5, gradients[:, pixel], rtol=1e-3, atol=1e-7)
 
 
+def test_gradients_of_many_images_are_those_of_each_alone(batch):
+    model = network("plain8", batch[0])
+    images = torch.cat([batch[0].roll(shift, dims=3) for shift in range(5)])[:130]
+    together = input_gradients(model, images, output=1)
+    assert together.shape == (130, 3072)
+    for place in (0, 127, 128, 129):
+        alone = input_gradients(model, images[place : place + 1], output=1)[0]
+        assert torch.allclose(together[place], alone, rtol=1e-3, atol=1e-6)
+
+
 def test_a_line_runs_from_image_to_image(batch):
     start, end = batch[0][:2]
     images = line(start, end, points=5)
@@ -173,6 +184,13 @@ def test_calibrated_statistics_are_those_of_the_batch(batch):
     assert torch.allclose(model.bn1.running_var, x.var(dim=(0, 2, 3)), rtol=1e-4)
     with torch.no_grad():
         assert torch.allclose(model.eval()(images), model.train()(images), atol=1e-3)
+
+
+def test_normalisation_without_running_statistics_is_left_alone(batch):
+    model = build_model("plain8")
+    model.bn1 = nn.BatchNorm2d(16, track_running_stats=False)
+    calibrate(model, batch[0])
+    assert model.bn1.running_mean is None and model.layer1[0].bn1.running_mean.any()
 
 
 # --- Lesions ------------------------------------------------------------------------------------------
@@ -261,9 +279,42 @@ def test_a_lesion_leaves_the_shortcut_its_strength(batch):
         assert torch.equal(model.layer1[1](x), x), "as in a plain network, the block is left out"
 
 
-def test_part_of_other_lesions_is_refused(split, tmp_path):
+def test_blocks_are_back_after_an_error(batch):
+    model = network("resnet8", batch[0])
+    expected = model(batch[0])
+    with pytest.raises(ZeroDivisionError), without_blocks(model, ["layer1.0", "layer3.0", "layer1.0"]):
+        assert not torch.equal(model(batch[0]), expected)
+        raise ZeroDivisionError
+    assert torch.equal(model(batch[0]), expected)
+
+
+def test_part_of_other_lesions_is_refused(split, tmp_path, monkeypatch):
     mean, partial = pixel_mean(split), tmp_path / "partial.json"
-    model = build_model("resnet8")
+    torch.manual_seed(0)
+    model = build_model("plain8")
+    expected = lesion_each(model, split, mean, progress=False)
+
+    def stop(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(lesions, "evaluate", stop)
+        lesion_each(model, split, mean, progress=False, partial=partial)
+    torch.manual_seed(0)
+    residual = build_model("resnet8")  # the same numbers in another network
+    moved = copy.deepcopy(model)
+    moved.layer1[0].bn1.running_mean[0] += 1
+    for other in (
+        (residual, split, mean),
+        (moved, split, mean),
+        (model, Split(255 - split.pixels, split.labels), mean),
+        (model, Split(split.pixels, (split.labels + 1) % 10), mean),
+        (model, split, mean + 1),
+    ):
+        with pytest.raises(InputError, match="another measurement"):
+            lesion_each(*other, progress=False, partial=partial)
+    assert lesion_each(model, split, mean, progress=False, partial=partial).equals(expected)
     partial.write_text("{}")
     with pytest.raises(InputError, match="part of a measurement, is damaged"):
         lesion_each(model, split, mean, progress=False, partial=partial)
@@ -357,24 +408,24 @@ def test_path_lengths_count_all_paths(batch, untouched):
         path_lengths(build_model("plain8"), images, labels)
 
 
-def test_the_intervals_hold_what_all_paths_give(batch):
+def test_where_there_are_many_paths_some_are_drawn_at_random(batch):
     images, labels = batch[0][:1], batch[1][:1]
     model = network("resnet20", batch[0])
     whole = path_lengths(model, images, labels)
     table = path_lengths(model, images, labels, samples=30, seed=1)
     assert table["sampled"].tolist() == [1, 9, 30, 30, 30, 30, 30, 30, 9, 1]
-    assert (table["gradient_low"] <= table["gradient"]).all() and (table["gradient"] <= table["gradient_high"]).all()
-    inside = (table["gradient_low"] <= whole["gradient"] + 1e-9) & (whole["gradient"] <= table["gradient_high"] + 1e-9)
-    assert inside.sum() >= 8, "95 % intervals of six sampled lengths"
+    assert table["paths"].equals(whole["paths"]) and whole["sampled"].equals(whole["paths"])
+    assert table["gradient"][[0, 1, 8, 9]].tolist() == pytest.approx(whole["gradient"][[0, 1, 8, 9]].tolist())
+    table9 = path_lengths(model, images, labels, samples=9)
+    assert table9["gradient"][[1, 8]].equals(table["gradient"][[1, 8]]), "as many as there are: each once"
     again = path_lengths(model, images, labels, samples=30, seed=1)
     assert table.equals(again) and not table.equals(path_lengths(model, images, labels, samples=30, seed=2))
-    # the standard error of a mean, 1.96 of which are half the interval
     names, draw = list(basic_blocks(model)), random.Random(1)
-    for length in range(2, 5):
+    for length in range(2, 8):  # within four standard errors of the mean of all paths
         paths = [draw.sample(names, length) for _ in range(30)]
         norms = gradients_along(model, images, labels, paths).flatten(1).norm(dim=1)
-        half = (table["gradient_high"][length] - table["gradient_low"][length]) / 2
-        assert half == pytest.approx(1.96 * norms.std(correction=0).item() / 30**0.5, rel=0.15)
+        assert table["gradient"][length] == pytest.approx(norms.mean().item())
+        assert abs(table["gradient"][length] - whole["gradient"][length]) < 4 * norms.std().item() / 30**0.5
 
 
 # --- Before the first step ----------------------------------------------------------------------------
@@ -397,6 +448,26 @@ class Wide(nn.Module):
         return self.fc(x)
 
 
+def test_the_intervals_hold_what_all_paths_give(batch):
+    images, labels = batch[0][:1], batch[1][:1]
+    model = network("resnet20", batch[0])
+    whole = path_lengths(model, images, labels)
+    table = path_lengths(model, images, labels, samples=30, seed=1)
+    assert table["sampled"].tolist() == [1, 9, 30, 30, 30, 30, 30, 30, 9, 1]
+    assert (table["gradient_low"] <= table["gradient"]).all() and (table["gradient"] <= table["gradient_high"]).all()
+    inside = (table["gradient_low"] <= whole["gradient"] + 1e-9) & (whole["gradient"] <= table["gradient_high"] + 1e-9)
+    assert inside.sum() >= 8, "95 % intervals of six sampled lengths"
+    again = path_lengths(model, images, labels, samples=30, seed=1)
+    assert table.equals(again) and not table.equals(path_lengths(model, images, labels, samples=30, seed=2))
+    # the standard error of a mean, 1.96 of which are half the interval
+    names, draw = list(basic_blocks(model)), random.Random(1)
+    for length in range(2, 5):
+        paths = [draw.sample(names, length) for _ in range(30)]
+        norms = gradients_along(model, images, labels, paths).flatten(1).norm(dim=1)
+        half = (table["gradient_high"][length] - table["gradient_low"][length]) / 2
+        assert half == pytest.approx(1.96 * norms.std(correction=0).item() / 30**0.5, rel=0.15)
+
+
 def test_in_a_wide_plain_network_the_gradient_grows_as_theory_says():
     torch.manual_seed(0)
     norms = output_gradient_norms(Wide(30, 400), torch.randn(400, 400), torch.arange(400) % 10)
@@ -404,25 +475,10 @@ def test_in_a_wide_plain_network_the_gradient_grows_as_theory_says():
     assert growth == pytest.approx(GROWTH, rel=0.02) and pytest.approx(1.2112, abs=1e-4) == GROWTH
 
 
-def test_relus_variance_is_that_of_a_simulation():
+def test_the_growth_is_that_of_relus_variance_in_a_simulation():
     torch.manual_seed(0)
     z = torch.randn(1_000_000)
-    assert (
-        z.relu().var().item() == pytest.approx(RELU_VARIANCE, rel=5e-3)
-        and pytest.approx(0.341, abs=1e-3) == RELU_VARIANCE
-    )
-
-
-def test_shares_of_branches_are_those_of_a_reflected_random_walk():
-    torch.manual_seed(0)
-    x, variances = torch.zeros(200_000), []
-    for _ in range(100):
-        variances.append(x.var().item())  # of the shortcut of the next block
-        x = (x + torch.randn(len(x))).relu()
-    for block in (20, 50, 99):
-        assert variances[block] == pytest.approx(reflected_variance(block), rel=0.03)
-        assert 1 / variances[block] == pytest.approx(branch_ratio(block), rel=0.03)
-    assert branch_ratio(1) == pytest.approx(2.752, abs=1e-3)
+    assert 0.5 / z.relu().var().item() == pytest.approx(GROWTH**2, rel=5e-3)
 
 
 class WideBlock(nn.Module):
@@ -433,6 +489,18 @@ class WideBlock(nn.Module):
 
     def forward(self, x):
         return F.relu(x + self.branch(x))
+
+
+def test_shares_of_branches_are_those_of_a_reflected_random_walk():
+    torch.manual_seed(0)
+    x, variances = torch.zeros(200_000), []
+    for _ in range(100):
+        variances.append(x.var().item())  # of the shortcut of the next block
+        x = (x + torch.randn(len(x))).relu()
+    for block in (20, 50, 99):
+        assert variances[block] == pytest.approx((1 - 2 / math.pi) * block, rel=0.03)
+        assert 1 / variances[block] == pytest.approx(branch_ratio(block), rel=0.03)
+    assert branch_ratio(1) == pytest.approx(2.752, abs=1e-3)
 
 
 def test_with_shortcuts_the_gradient_grows_as_the_power_that_theory_says():
@@ -596,6 +664,26 @@ def test_dead_filters_are_those_that_relu_silences(family, photos):
     assert dead_filters(model, images, training=True)[4] == (family == "plain")
     calibrate(model, 0 * images)
     assert sum(dead_filters(model, images)) != sum(dead_filters(model, images, training=True)), "the mode counts"
+
+
+def test_an_inspection_sets_the_instruments_side_by_side(split):
+    mean = pixel_mean(split)
+    train, test = split[:40], split[40:]
+    images, batch = normalise(test.pixels, mean), normalise(train.pixels, mean)
+    model = network("resnet14", 0.1 * images)
+    nn.init.constant_(model.layer2[1].bn1.bias[7:9], -100.0)
+    nn.init.constant_(model.bn1.running_mean[:3], 100.0)  # dead only with the running statistics
+    table = inspect_network(model, mean, train, test, progress=False)
+    assert table[["depth", "layer", "stage", "std"]].equals(layer_responses(model, images))
+    assert table["gradient"].tolist() == output_gradient_norms(model, batch, train.labels).tolist()
+    dead = table.set_index("layer")["dead"]
+    assert dead["conv1"] == 3 and dead["layer2.1.conv1"] == 2
+    lesioned = table.dropna(subset="lesion").set_index("layer")["lesion"]
+    assert lesioned.index.tolist() == [f"{name}.conv2" for name in basic_blocks(model)]
+    for name in basic_blocks(model):
+        with without_blocks(model, [name]):
+            assert lesioned[f"{name}.conv2"] == evaluate(model, test, mean).error
+    assert table.attrs == {"error": evaluate(model, test, mean).error}
 
 
 def test_turning_angles_are_those_of_trigonometry():

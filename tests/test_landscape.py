@@ -139,20 +139,6 @@ def test_the_centre_is_the_network_itself_and_the_line_is_a_row_of_the_surface(i
     pd.testing.assert_frame_equal(row[["seed", "x", "loss", "error"]], line, rtol=1e-5)
 
 
-def test_bfloat16_is_close_and_not_the_same(images):
-    model = trained("resnet8")
-    tables = {
-        (precision, at_once): loss_line(
-            model, images, MEAN, points=3, reach=0.2, precision=precision, at_once=at_once, progress=False
-        )["loss"]
-        for precision in ("fp32", "bf16")
-        for at_once in (1, 3)
-    }
-    for at_once in (1, 3):
-        np.testing.assert_allclose(tables["bf16", at_once], tables["fp32", at_once], rtol=0.03)
-        assert (tables["bf16", at_once] != tables["fp32", at_once]).any()
-
-
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_the_network_is_left_as_it_was(images, training, at_once):
@@ -252,7 +238,6 @@ def test_part_of_another_landscape_is_refused(images, tmp_path, monkeypatch):
         (plain, images[:3], {}),
         (plain, images, {"seed": 1}),
         (plain, images, {"reach": 2}),
-        (plain, images, {"precision": "bf16"}),
     ]
     for model, seen, options in others:
         with pytest.raises(InputError, match="another measurement"):

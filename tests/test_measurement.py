@@ -41,6 +41,12 @@ def test_a_measurement_comes_back_as_it_was(saved):
     assert load_measurement(saved.parent / "again").about == loaded.about
 
 
+def test_numbers_keep_six_significant_digits(tmp_path):
+    table = pd.DataFrame({"loss": [0.123456789, 17715.3456, 1.5e-12]})
+    save_measurement(tmp_path / "losses", Measurement({}, table))
+    assert (tmp_path / "losses" / "table.csv").read_text().split() == ["loss", "0.123457", "17715.3", "1.5e-12"]
+
+
 def test_a_measurement_is_found_by_its_name(saved, data_folder, monkeypatch):
     save_measurement(data_folder / "runs" / "landscape", Measurement(ABOUT, TABLE))
     assert load_measurement("landscape").about["arch"] == "resnet56"

@@ -1,8 +1,10 @@
 """The instruments' figures show the numbers they are given."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import rgb_to_hsv, to_rgb
 
 from resnet56.plots import (
     plot_branch_variances,
@@ -14,7 +16,7 @@ from resnet56.plots import (
     plot_shattering,
     plot_training_curves,
 )
-from resnet56.plots.style import PLAIN, RESIDUAL
+from resnet56.plots.style import PLAIN, RESIDUAL, lines, styled
 from resnet56.records.published import beside_published, published
 from resnet56.records.runs import Run
 
@@ -34,6 +36,36 @@ BLOCKS = ["layer1.0", "layer2.0", "layer3.0"]
 def line(axis, label):
     """The data of the line with this label."""
     return next(line for line in axis.get_lines() if line.get_label() == label).get_ydata().tolist()
+
+
+def test_the_deepest_network_stands_out():
+    _, (left, right) = plt.subplots(1, 2)
+    curves = [("plain56", [3.0, 4.0]), ("plain20", [1.0, 2.0]), ("resnet110", pd.Series([5.0, 6.0], index=[0, 9]))]
+    lines(left, curves)
+    lines(right, curves, shaded=True)
+    drawn = {entry.get_label(): entry for entry in left.get_lines()}
+    assert {name: entry.get_linestyle() for name, entry in drawn.items()} == {
+        "plain-20": ":",
+        "plain-56": "--",
+        "ResNet-110": "-",
+    }
+    assert drawn["plain-20"].get_xdata().tolist() == [1, 2] and drawn["ResNet-110"].get_xdata().tolist() == [0, 9]
+    assert [drawn[name].get_color() for name in ("plain-20", "plain-56", "ResNet-110")] == [PLAIN, PLAIN, RESIDUAL]
+    drawn = {entry.get_label(): entry for entry in right.get_lines()}
+    assert {entry.get_linestyle() for entry in drawn.values()} == {"-"}
+    assert drawn["ResNet-110"].get_color() == pytest.approx(to_rgb(RESIDUAL))
+    grey = [rgb_to_hsv(drawn[name].get_color())[1] for name in ("plain-20", "plain-56")]  # saturation
+    assert 0.2 < grey[0] < grey[1] < rgb_to_hsv(to_rgb(PLAIN))[1]
+
+
+def test_a_notebook_stays_interactive_after_its_first_figure():
+    try:
+        styled(plt.ion)()
+        assert plt.isinteractive()
+    finally:
+        plt.ioff()
+    styled(plt.figure)()
+    assert not plt.isinteractive()
 
 
 def test_responses_in_order_and_sorted_without_the_logits():
@@ -57,6 +89,10 @@ def test_lesions_show_each_block_and_the_mean_of_the_draws():
     left, right = plot_lesions({"resnet8": each}, {"resnet8": several}, "noise").axes[:2]
     assert line(left, "ResNet-8") == [20, 30, 40]
     assert right.get_lines()[0].get_ydata().tolist() == [30, 60]
+    (band,) = right.collections
+    assert {tuple(corner) for corner in band.get_paths()[0].vertices} == {(1, 20), (1, 40), (2, 50), (2, 70)}
+    assert {10, 90} <= {entry.get_ydata()[0] for entry in left.get_lines()}  # the whole network, and guessing
+    assert [text.xy[1] for text in right.texts if text.get_text() == "guessing"] == [90]
 
 
 def test_paths_as_shares():
@@ -106,8 +142,8 @@ def test_training_curves_and_the_depth_sweep():
         }
     )
     axis = plot_depth_sweep(summary, "noise").axes[0]
-    lines = {tuple(bars.lines[0].get_ydata()): bars.lines[0].get_color() for bars in axis.containers}
-    assert lines == {(2, 3): PLAIN, (5, 6): PLAIN, (1,): RESIDUAL, (4,): RESIDUAL}
+    drawn = {tuple(bars.lines[0].get_ydata()): bars.lines[0].get_color() for bars in axis.containers}
+    assert drawn == {(2, 3): PLAIN, (5, 6): PLAIN, (1,): RESIDUAL, (4,): RESIDUAL}
 
 
 def test_published_figures_beside_measured_ones():

@@ -98,6 +98,8 @@ def test_results_are_drawn_beside_what_was_published():
         drawn = sorted(value for container in others for value in container[0].get_ydata())
         assert drawn == sorted(table["test_error"])
         assert {container.get_label() for container in others} == set(table["source"])
+    marks = {(drawn.get_label(), drawn[0].get_marker()) for axis in figure.axes for drawn in axis.containers}
+    assert len({mark for _, mark in marks}) == len(marks) == published()["source"].nunique() + 1  # one each
 
 
 def test_reproduce_draws_the_picture_of_its_suite(data_set, tmp_path, monkeypatch, capsys):
@@ -199,6 +201,10 @@ def test_contours_show_the_loss_and_need_a_surface():
     assert filled.get_array().min() >= 0 and filled.norm.vmax == pytest.approx(2) and filled.extend == "max"
     assert [label.get_text() for label in bar.get_yticklabels()] == ["1", "2", "5", "10", "20", "50", "100"]
     assert (filled.zmin, filled.zmax) == pytest.approx((0, 3))  # what the contours are drawn of
+    slope = pd.DataFrame({"x": x.ravel(), "y": y.ravel(), "loss": 10.0 ** x.ravel()})  # it rises to the right
+    bands = plot_loss_contours({"plain8": slope}, "noise").axes[0].collections[0].get_paths()
+    assert bands[0].vertices[:, 0].max() < -0.9 and np.ptp(bands[0].vertices[:, 1]) == 2
+    assert bands[-1].vertices[:, 0].min() > 0.9
     with pytest.raises(InputError, match="two points a side"):
         plot_loss_contours({"plain8": table[:1]}, "noise")
 
@@ -211,14 +217,19 @@ def test_loss_lines_leave_through_the_top():
 
 
 def test_images_in_columns_of_their_class_and_small_classes_leave_gaps():
-    pixels = torch.arange(12, dtype=torch.uint8)[:, None, None, None].expand(12, 3, 32, 32)
+    pixels = torch.arange(12, dtype=torch.uint8)[:, None, None, None].repeat(1, 3, 32, 32)
+    pixels[:, 1, 5, 20] = 200  # green, in the fifth row from the top
     split = Split(pixels, torch.tensor([0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 2]))
-    figure = plot_images(DataSet("noise", "noise", tuple("abc"), split, split, "0" * 64), rows=2)
+    test = Split(pixels, split.labels.flip(0))
+    figure = plot_images(DataSet("noise", "noise", tuple("abc"), split, test, "0" * 64), rows=2)
+    assert figure.axes[0].images[0].get_array()[5, 20].tolist() == [0, 200, 0]
     shown = [[int(image.get_array()[0, 0, 0]) for image in axis.images] for axis in figure.axes]
     assert shown == [[0], [1], [11], [2], [3], []]
     images = np.stack([np.full((3, 4, 4), value) for value in (0.25, 1.5)])
+    images[0, 1, 2, 3] = 0.75  # green, in the second row
     figure = plot_views(images, ["one", "two"], "noise")
-    assert [axis.images[0].get_array().max() for axis in figure.axes] == [0.25, 1.0]
+    assert figure.axes[0].images[0].get_array()[2, 3].tolist() == [0.25, 0.75, 0.25]
+    assert [axis.images[0].get_array().max() for axis in figure.axes] == [0.75, 1.0]
     assert [axis.get_title("center") for axis in figure.axes] == ["one", "two"]
 
 

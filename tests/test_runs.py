@@ -16,8 +16,10 @@ import torch
 
 from resnet56 import Engine, InputError, Recipe, build_model, compare, find_runs, fit, load_comparison, load_run
 from resnet56.plots import plot_comparison, plot_gradient_heatmaps
-from resnet56.records.files import InProgress, lock, new_folder, unused, write_file
+from resnet56.records import files, runs
+from resnet56.records.files import InProgress, lock, new_folder, write_file
 from resnet56.records.runs import Run, commit, last_steps, runs_table, save_run
+from resnet56.records.store import seal, unsealed
 
 ROOT = Path(__file__).parent.parent
 RECIPE = Recipe(iterations=12, batch_size=20, lr=0.05)
@@ -141,7 +143,6 @@ def test_a_folder_appears_only_when_complete(tmp_path):
         pass
     (tmp_path / "runs" / "empty").rmdir()
     assert (tmp_path / "runs" / "run" / "file").read_text() == "first"
-    assert unused(tmp_path / "runs" / "run").name == "run-2"
 
 
 # --- Exact figures --------------------------------------------------------------------------------------
@@ -255,6 +256,57 @@ def test_without_git_the_commit_is_unknown_and_what_reads_it_copes(comparison, t
     assert load_run(tmp_path / "run").about["commit"] == "unknown"
 
 
+def test_the_commit_is_that_of_the_package_and_says_whether_it_was_edited(tmp_path, monkeypatch):
+    package = tmp_path / "checkout" / "package"
+    (package / "records").mkdir(parents=True)
+    (package / "code.py").write_text("1")
+    monkeypatch.setattr(runs, "__file__", str(package / "records" / "runs.py"))
+    assert commit.__wrapped__() == "unknown"  # where there is no checkout
+
+    def git(*arguments):
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        command = ["git", "-C", tmp_path / "checkout", *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q"), git("add", "-A"), git("commit", "-qm", "all")
+    (tmp_path / "checkout" / "notes").write_text("beside the package")
+    assert commit.__wrapped__() == git("rev-parse", "HEAD")
+    (package / "code.py").write_text("2")
+    assert commit.__wrapped__() == git("rev-parse", "HEAD") + "+changes"
+
+
+def test_line_ends_of_what_is_no_text_count(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "weights.safetensors").write_bytes(b"1\r\n2")
+    seal(folder / "run.json", {})
+    with unsealed(folder, "run.json", "recorded run") as (where, about):
+        assert where == folder and list(about) == ["files", "checksum"]
+    (folder / "weights.safetensors").write_bytes(b"1\n2")
+    damaged = pytest.raises(InputError, match="weights.safetensors is damaged .its checksum differs.")
+    with damaged, unsealed(folder, "run.json", "recorded run"):
+        pass
+
+
+def test_a_network_that_is_kept_stays_in_its_mode(data_set, tmp_path):
+    trainer = Engine(build_model("resnet8"), data_set.train, RECIPE, "cpu")
+    fit(trainer)
+    assert trainer.model.training
+    save_run(tmp_path / "run", Run({}, pd.DataFrame(trainer.history)), trainer)
+    assert trainer.model.training and all(module.training for module in trainer.model.modules())
+
+
+def test_an_exercises_record_is_brought_back_and_not_made_anew(data_folder):
+    name = "compare-20-cifar10-jpeg-250-steps-seed-0"
+    flags = "--depth 20 --data cifar10-jpeg --steps 250 --seed 0"
+    for place, step in (
+        (name, f"`resnet56 compare {flags}` makes it"),
+        (f"exercises/depth-20/{name}", "`git checkout -- PATH`"),
+    ):
+        with pytest.raises(InputError, match=re.escape(step)):
+            load_comparison(place)
+
+
 # --- Processes that are killed ----------------------------------------------------------------------------
 
 KILLED = """
@@ -318,6 +370,19 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeyp
         (folder / "inner").mkdir()
         (folder / "inner" / "two").write_text("2")
     assert calls == ["fsync"] * 4 + ["rename"] * ("rename" in calls) + ["fsync"]
+
+
+def test_a_lock_on_a_file_that_is_taken_away_meanwhile_is_none(tmp_path, monkeypatch):
+    original = files.fcntl.flock
+
+    def late(handle, how):
+        (tmp_path / ".run.lock").unlink()  # as its last holder does, between our opening and locking it
+        (tmp_path / ".run.lock").write_text("")
+        original(handle, how)
+
+    monkeypatch.setattr(files.fcntl, "flock", late)
+    with pytest.raises(InProgress), lock(tmp_path / "run"):
+        pass
 
 
 def test_a_lock_whose_file_was_taken_away_is_none(tmp_path):

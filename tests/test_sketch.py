@@ -8,6 +8,7 @@ from matplotlib.colors import rgb_to_hsv, to_rgb
 from resnet56 import build_model
 from resnet56.layers import count_parameters
 from resnet56.plots import describe_layers, plot_architecture
+from resnet56.plots.style import PLAIN, RESIDUAL
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +89,9 @@ def test_a_box_for_every_layer_and_an_arc_for_every_residual_block(depth):
     assert {block for block, arc in arcs.items() if arc.get_linestyle() != "-"} == {"layer2.0", "layer3.0"}
     assert "no shortcuts" in plain.get_title("left") and f"{blocks} shortcuts" in residual.get_title("left")
     assert plain.get_xlim() == residual.get_xlim()
+    for axis, colour in ((plain, PLAIN), (residual, RESIDUAL)):
+        widest = patches(axis, "layer")[f"layer3.{blocks // 3 - 1}.conv2"]
+        assert to_rgb(widest.get_facecolor()) == pytest.approx(to_rgb(colour))
 
 
 def test_boxes_show_size_and_channels_and_arcs_enclose_their_block():

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,17 +24,17 @@ from resnet56 import (
     load_pretrained,
     load_run,
     pixel_mean,
-    train,
 )
 from resnet56.data import normalise
 from resnet56.devices import fast_precision
 from resnet56.instruments.diagnosis import diagnosis
 from resnet56.progress import OutOfTime
 from resnet56.recipe import LAPTOP
+from resnet56.records import suites
 from resnet56.records.files import lock
 from resnet56.records.measurement import load_measurement
 from resnet56.records.runs import Run, find_pretrained, reference_logits, runs_table, save_run, seal, summarise
-from resnet56.records.suites import SUITES, TREATMENTS, Suite, plan, reproduce
+from resnet56.records.suites import SUITES, TREATMENTS, Suite, plan, reproduce, select
 
 RECORDS = Path(__file__).parent.parent / "data" / "runs"
 PRECISION = fast_precision(torch.device("cpu"))
@@ -181,22 +182,13 @@ def test_runs_of_several_precisions_are_seeds_of_one_recipe(data_set, tmp_path):
 
 def test_what_is_missing_is_named_with_the_command_that_makes_it(data_set, data_folder, tmp_path, monkeypatch):
     run(data_set, data_folder, only="plain8-seed-0")
-    assert list(runs_table("tiny-noise", need=["plain8-seed-0"]).index) == ["plain8-seed-0"]
-    suite = str(data_folder / "runs" / "tiny-noise")
+    assert list(runs_table("tiny-noise").index) == ["plain8-seed-0"]
     command = "`resnet56 reproduce tiny --data noise --only resnet8-seed-0` makes it"
-    for call in (
-        lambda: runs_table("tiny-noise", need=["plain8-seed-0", "resnet8-seed-0"]),
-        lambda: load_run("tiny-noise/resnet8-seed-0"),
-        lambda: load_pretrained("resnet8", "tiny-noise"),
-    ):
+    for call in (lambda: load_run("tiny-noise/resnet8-seed-0"), lambda: load_pretrained("resnet8", "tiny-noise")):
         with pytest.raises(InputError, match="resnet8") as error:
             call()
         assert str(error.value).endswith(command) and "\n" not in str(error.value)
     for call, command in (
-        (
-            lambda: runs_table("tiny-noise", need=["a", "b"]),
-            f"{suite}: a, b; move {suite} away, and `resnet56 reproduce",
-        ),
         (lambda: runs_table("fast-cifar10"), "`resnet56 reproduce fast --data cifar10` makes it"),
         (
             lambda: runs_table("fast-cifar10-7-steps"),
@@ -307,7 +299,8 @@ def test_a_run_goes_on_elsewhere_and_says_on_what_each_part_ran(data_set, tmp_pa
     whole, _ = run(data_set, tmp_path / "whole", only="plain8-seed-0")
     names = ["here", "there", "here"]
     for part, name in enumerate(names):
-        monkeypatch.setattr(train, "hardware", lambda device, name=name: {"type": "cpu", "name": name, "threads": 1})
+        hardware = {"type": "cpu", "name": name, "threads": 1}
+        monkeypatch.setattr("resnet56.devices.hardware", lambda device, hardware=hardware: hardware)
         try:
             records, _ = run(data_set, tmp_path, only="plain8-seed-0", time_limit=0)
         except OutOfTime:
@@ -368,6 +361,28 @@ def test_only_some_runs(data_set, tmp_path):
     for only in ("resnet9*", "plain*,resnet", ""):
         with pytest.raises(InputError, match="no run is called '.*'; the runs are plain8-seed-0, resnet8-seed-0, "):
             run(data_set, tmp_path, only=only)
+
+
+def test_a_name_that_begins_another_stands_for_itself():
+    jobs = plan("ingredients", _Named("cifar10"))
+    assert [job.name for job in select(jobs, "decay")] == ["decay"]
+    assert [job.name for job in select(jobs, "decay*,paper")] == ["paper", "decay-all", "decay"]
+
+
+def test_the_time_left_is_that_of_so_many_layers_and_images(data_set, tmp_path, monkeypatch):
+    runs = {"short": ("plain8", 9), "long": ("resnet14", 18)}
+    runs = {name: (arch, Recipe(iterations=steps, batch_size=20)) for name, (arch, steps) in runs.items()}
+    monkeypatch.setitem(SUITES, "tiny", Suite(runs, keep=False))
+    clock, train_group = [0.0], suites._train
+
+    def take_ten_minutes(*arguments, **options):
+        train_group(*arguments, **options)
+        clock[0] += 600
+
+    monkeypatch.setattr(suites, "_train", take_ten_minutes)
+    monkeypatch.setattr(suites, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    _, lines = run(data_set, tmp_path)
+    assert f"About {10 * 14 * 18 // (8 * 9)} minutes to go." in lines and len(lines) == 4
 
 
 def test_what_another_process_trains_is_left_to_it(data_set, tmp_path):

@@ -8,7 +8,7 @@ from conftest import random_split
 
 from resnet56 import Engine, Recipe, build_model, cli, evaluate
 from resnet56.data import DataSet
-from resnet56.fast.distributed import process_group, rank, world_size
+from resnet56.fast.distributed import any_process, process_group, rank, world_size
 
 RECIPE = Recipe(iterations=6, batch_size=21, lr=0.05, seed=1)  # 21 images: unequal shares for two processes
 
@@ -32,6 +32,7 @@ def measure() -> dict:
         "score": [score.loss, score.error],
         "history": trainer.history,
         "shares": shares,
+        "any": [any_process(rank() == number, torch.device("cpu")) for number in range(3)],
     }
 
 

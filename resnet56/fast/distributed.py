@@ -11,13 +11,9 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import is_torchelastic_launched
 
 from ..errors import InputError
-
-
-def under_torchrun() -> bool:
-    """Tell whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextmanager
@@ -27,15 +23,13 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     Raises:
         InputError: if there are more processes than GPUs.
     """
-    if not under_torchrun():
+    if not is_torchelastic_launched():
         yield device
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        if device.index >= torch.cuda.device_count():
-            raise InputError(
-                f"process {device.index} has no GPU; give --nproc-per-node {torch.cuda.device_count()} at most"
-            )
+        device, count = torch.device("cuda", int(os.environ["LOCAL_RANK"])), torch.cuda.device_count()
+        if device.index >= count:
+            raise InputError(f"process {device.index} has no GPU; give --nproc-per-node {count} at most")
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
@@ -47,10 +41,10 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
 @contextmanager
 def first_process_first() -> Iterator[None]:
     """Let rank 0 go ahead (to download something, say); the others enter when it is done."""
-    if world_size() > 1 and rank() > 0:
+    if rank() > 0:
         dist.barrier()
     yield
-    if world_size() > 1 and rank() == 0:
+    if rank() == 0 and world_size() > 1:
         dist.barrier()
 
 

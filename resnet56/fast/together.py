@@ -25,22 +25,17 @@ def fit_together(
 ) -> None:
     """Train several networks to the end of their recipes, in turn, ``LOG_EVERY`` steps at a time.
 
-    On a GPU their steps overlap: a step is only queued, and each :class:`resnet56.fast.engine.Engine` has a stream.
-
-    Args:
-        trainers: the networks in training, by the names that their progress bars show.
-        validation: if given, evaluated after every epoch and at the end.
-        checkpoints: of the same names, saved each minute, at the end and on interruption.
-        deadline: when to stop, on the clock of ``time.monotonic()``.
-        progress: show a bar per network, with loss, images per second and time left.
+    On a GPU their steps overlap: a step is only queued, and each :class:`resnet56.fast.engine.Engine` has a stream. A
+    network is called by the name that its progress bar shows. ``validation`` images are evaluated after every epoch and
+    at the end, ``checkpoints`` (of the same names) saved each minute, at the end and on interruption. ``deadline`` is
+    when to stop, on the clock of ``time.monotonic()``.
 
     Raises:
         NonFiniteLoss: if a loss is not finite; the last good checkpoint is kept.
         Interrupted: on SIGINT or SIGTERM, when the step is finished and the checkpoints are saved.
         OutOfTime: at the deadline, when the checkpoints are saved.
     """
-    width = max(map(len, trainers))
-    saved = time.monotonic()
+    width, saved = max(map(len, trainers)), time.monotonic()
     with ExitStack() as stack:
         bars = {
             name: stack.enter_context(ProgressBar(trainer, progress and rank() == 0, position, f"{name:>{width}}"))
@@ -54,7 +49,8 @@ def fit_together(
             stop = any_process(bool(caught) or late, trainers[unfinished[0]].device)
             finished = all(trainer.finished for trainer in trainers.values())
             if stop or finished or time.monotonic() - saved >= SAVE_EVERY:
-                _save(trainers, checkpoints or {})
+                for name, checkpoint in (checkpoints or {}).items() if rank() == 0 else ():
+                    checkpoint.save(trainers[name])
                 saved = time.monotonic()
             if stop and not finished:
                 raise OutOfTime if late and not caught else Interrupted(caught[0] if caught else signal.SIGTERM)
@@ -69,9 +65,3 @@ def _take_turn(trainer: Trainer, bar: ProgressBar, validation: Split | None, cau
             break
     if trainer.epoch_done() and validation is not None and rank() == 0:
         trainer.validate(validation)
-
-
-def _save(trainers: Mapping[str, Trainer], checkpoints: Mapping[str, Checkpoint]) -> None:
-    if rank() == 0:
-        for name, checkpoint in checkpoints.items():
-            checkpoint.save(trainers[name])

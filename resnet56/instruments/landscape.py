@@ -1,20 +1,16 @@
 """The loss landscape around a trained network (Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets").
 
-The loss is measured at weights + x * d1 + y * d2, where d1 and d2 are random directions. Their scale matters: batch
-normalisation undoes a scaling of the weights, so the same step is small for a network with large weights and large for
-one with small weights, and landscapes cannot be compared. Filter normalisation (section 4) gives each filter of the
-direction the norm of the network's own filter: a step of 1 changes every filter by as much as it is long.
+The loss is measured at weights + x * d1 + y * d2, where d1 and d2 are random directions of the convolutions and linear
+layers. Batch normalisation undoes a scaling of the weights, so the same step is small for a network with large weights
+and large for one with small weights. Filter normalisation (section 4) makes landscapes comparable: it gives each filter
+of a direction the norm of the network's own, and a step of 1 changes every filter by as much as it is long.
 
-Only convolutions and linear layers move. As in the paper's own procedure the network is evaluated in evaluation mode,
-with the running statistics of the trained weights all along the way: batch normalisation is a fixed affine map, which
-does not follow when the moved weights give activations of another size. In a deep plain network such changes multiply
-from layer to layer, and the loss can grow by many orders of magnitude.
+As in the paper's own procedure the running statistics stay those of the trained weights, whatever the activations. In a
+deep plain network their changes multiply from layer to layer, and the loss can grow by many orders of magnitude.
 """
 
 import copy
 import itertools
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,7 +20,6 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from ..data import Split, normalise
-from ..devices import autocast
 from ..errors import InputError
 from ..layers import unwrapped
 from ..train import evaluate
@@ -37,17 +32,10 @@ BATCH_SIZE = 500  # images at a time, where several points are evaluated togethe
 def filter_normalised_directions(model: nn.Module, count: int, seed: int) -> list[dict[str, Tensor]]:
     """Draw Gaussian directions in weight space, with filter normalisation (Li et al. 2018, section 4).
 
-    A filter is the weights of one output channel of a convolution, or of one output of a linear layer. Each filter of
-    a direction has the norm of the model's own. Biases and batch normalisation's gain and bias do not move, and the
-    running statistics, which are no weights, are not in it.
+    A filter is the weights of one output channel of a convolution, or of one output of a linear layer. Biases and batch
+    normalisation's gain and bias do not move. The draw is made on the CPU: it is the same whatever the model's device.
 
-    Args:
-        model: the network; it is only read.
-        count: how many directions.
-        seed: of the draw, which is made on the CPU, so that it is the same whatever the model's device.
-
-    Returns:
-        For each, from each parameter's name to its part of the direction, of its shape and on its device.
+    Each of the ``count`` directions is a dict from each parameter's name to its part, of its shape and on its device.
 
     Raises:
         InputError: if the network has no weights to move, or is not built yet.
@@ -75,18 +63,7 @@ def _filter_norms(weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def loss_landscape(
-    model: nn.Module,
-    split: Split,
-    mean: Tensor,
-    *,
-    axes: int = 2,
-    points: int = 51,
-    reach: float = 1.0,
-    seeds: Sequence[int] = (0,),
-    precision: str = "fp32",
-    at_once: int = 1,
-    progress: bool = True,
-    partial: Path | None = None,
+    model: nn.Module, split: Split, mean: Tensor, *, axes: int = 2, points: int = 51, reach=1.0, seeds=(0,), **options
 ) -> pd.DataFrame:
     """Measure the loss around the trained weights: along a line, or on a square, in filter-normalised directions.
 
@@ -94,26 +71,20 @@ def loss_landscape(
 
     Args:
         model: a trained network, any that has convolutions or linear layers; left as it was.
-        split: the images. They are evaluated as they are, without augmentation.
-        mean: the mean image of the training images, ``(3, 32, 32)``.
+        split, mean: the images, evaluated without augmentation, and the training images' mean, ``(3, 32, 32)``.
         axes: 1 for a line, 2 for a square.
         points: along each axis, evenly spaced; an odd number, so that the centre is one of them.
         reach: each coordinate goes from ``-reach`` to ``reach``; at 1 every filter has moved by its own norm.
         seeds: of the directions, one for each line or square.
-        precision: ``"fp32"`` or ``"bf16"``.
-        at_once: points evaluated together. On a CPU 1 is fastest; try more on a GPU, which a small network does not
-            fill. The memory needed grows with it.
-        progress, partial: see :func:`resnet56.instruments.points.measure_each`.
+        options: ``at_once``, ``progress`` and ``partial`` of :func:`resnet56.instruments.points.measure_each`. On a CPU
+            one point at once is fastest; try more on a GPU, which a small network does not fill, as memory allows.
 
     Returns:
         A row per point, with ``seed``, ``x``, for two axes ``y``, ``loss`` (mean cross-entropy, nats) and ``error``
-        (percent). Nothing is clamped: where the activations overflow, the loss is infinite or not a number, and the
-        error means nothing.
+        (percent). Where the activations overflow, the loss is infinite or not a number, and the error means nothing.
 
     Raises:
-        InputError: if there is no such grid, the network has no weights to move or is not built yet, or ``partial`` is
-            of another network, other images or points.
-        Interrupted: on SIGINT or SIGTERM, when the results so far are saved.
+        InputError: if there is no such grid, or the network has no weights to move or is not built yet.
     """
     if axes not in (1, 2):
         raise InputError(f"no landscape with {axes} axes: give 1 for a line, 2 for a square")
@@ -138,38 +109,21 @@ def loss_landscape(
         weights = [at(*row) for row in rows.itertuples(index=False)]
         if len(weights) > 1:
             stacked = {name: torch.stack([each[name] for each in weights]) for name in centre}
-            return evaluate_each(probe, stacked, split, mean, precision)
+            return _evaluate_each(probe, stacked, split, mean)
         for name, weight in moving.items():
             weight.copy_(weights[0][name])
-        score = evaluate(probe, split, mean, precision)
-        return pd.DataFrame([{"loss": score.loss, "error": score.error}])
+        return pd.DataFrame([evaluate(probe, split, mean)])
 
-    moves = [direction[name] for pair in directions.values() for direction in pair for name in centre]
-    key = repr(model) + precision + digest(*model.state_dict().values(), *moves, split.pixels, split.labels, mean)
-    return measure_each(
-        grid, measure, at_once=at_once, label="loss landscape", progress=progress, partial=partial, key=key
-    )
+    key = repr(model) + digest(*model.state_dict().values(), split.pixels, split.labels, mean)
+    return measure_each(grid, measure, label="loss landscape", key=key, **options)
 
 
-@torch.no_grad()
-def evaluate_each(
-    model: nn.Module, weights: dict[str, Tensor], split: Split, mean: Tensor, precision: str
-) -> pd.DataFrame:
-    """Do what :func:`resnet56.train.evaluate` does for several sets of weights, all of them on each batch of images.
-
-    Args:
-        model: the network, in evaluation mode; it gives the parameters and running statistics not in ``weights``.
-        weights: from a parameter's name to its values, ``(P, *shape)`` for P sets.
-        split, mean, precision: as for :func:`loss_landscape`; on the model's device.
-
-    Returns:
-        P rows, with ``loss`` (nats), ``error`` (percent).
-    """
+def _evaluate_each(model: nn.Module, weights: dict[str, Tensor], split: Split, mean: Tensor) -> pd.DataFrame:
+    """Do what :func:`resnet56.train.evaluate` does for P sets of weights ``(P, *shape)``, all of them on each batch."""
     forward = vmap(lambda own, images: functional_call(model, own, images), in_dims=(0, None))
     losses = errors = 0
     for pixels, labels in zip(split.pixels.split(BATCH_SIZE), split.labels.split(BATCH_SIZE), strict=True):
-        with autocast(mean.device, precision):
-            logits = forward(weights, normalise(pixels, mean)).float()  # (P, N, classes)
+        logits = forward(weights, normalise(pixels, mean)).float()  # (P, N, classes)
         expected = labels.expand(len(logits), -1)
         losses = losses + F.cross_entropy(logits.movedim(2, 1), expected, reduction="none").sum(dim=1)
         errors = errors + (logits.argmax(dim=2) != expected).sum(dim=1)

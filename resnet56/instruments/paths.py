@@ -8,7 +8,7 @@ after each addition, as here, what goes forward is no sum over paths. Each ReLU 
 import itertools
 import math
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import pandas as pd
@@ -24,20 +24,14 @@ from ..observe import undisturbed
 DRAWS = 1000  # of the bootstrap
 
 
-def gradients_along(model: nn.Module, images: Tensor, labels: Tensor, paths: Sequence[Collection[str]]) -> Tensor:
+def gradients_along(model: nn.Module, images: Tensor, labels: Tensor, paths: Iterable[Collection[str]]) -> Tensor:
     """Return the part of the loss gradient that comes back along each of some paths, ``(paths, N, 3, 32, 32)``.
 
-    The forward pass is the whole network's, once for all paths; then, for each path, the gradient goes back block by
-    block, through the branch or along the shortcut.
-
-    Args:
-        model: a residual network of :func:`resnet56.model.build_model`, run in evaluation mode and left as it was.
-        images: ``(N, 3, 32, 32)`` as the network sees them.
-        labels: ``(N,)``.
-        paths: for each, the names of the blocks that it goes through; around all others it takes the shortcut.
+    A path is the names of the blocks that it goes through; around all others it takes the shortcut. The forward pass is
+    the whole network's, in evaluation mode, once for all paths; then, for each, the gradient goes back block by block.
 
     Raises:
-        InputError: if the network is another, or has no shortcuts and so but one path.
+        InputError: if the network is no residual one of ``build_model``, and so has but one path.
     """
     model = unwrapped(model)
     blocks = basic_blocks(model)
@@ -72,42 +66,32 @@ def gradients_along(model: nn.Module, images: Tensor, labels: Tensor, paths: Seq
 
 
 def path_lengths(model: nn.Module, images: Tensor, labels: Tensor, samples: int = 200, seed: int = 0) -> pd.DataFrame:
-    """Measure how much gradient comes back along paths of each length, by sampling paths (Veit et al., Figure 6).
+    """Measure how much gradient comes back along paths of each length (Veit et al., Figure 6).
 
-    Few paths carry most of the gradient, so a mean over a few of them says little: see the intervals.
-
-    Args:
-        model, images, labels: as for :func:`gradients_along`.
-        samples: paths of each length, drawn at random; all of them where there are no more.
-        seed: of the choice of paths, and of the bootstrap.
+    Of each length, ``samples`` paths are drawn at random, or all taken where there are no more. Few paths carry most of
+    the gradient, so a mean over a few of them says little: see the intervals. Norms add up as if all paths' gradients
+    pointed the same way; this is the original study's convention.
 
     Returns:
         A row per length, with ``length`` (blocks gone through, 0 to n), ``paths`` (how many, n choose length),
         ``sampled`` (how many were looked at), ``gradient`` (mean L2 norm at the images along one path), ``total``
-        (``paths`` times ``gradient``), ``share`` (of the sum of all totals, 0 to 1), and the 95 % intervals of
-        ``gradient`` and ``share`` over the choice of paths, by bootstrap: ``gradient_low``, ``gradient_high``,
-        ``share_low``, ``share_high``. Norms add up as if all paths' gradients pointed the same way; this is the
-        original study's convention.
+        (``paths`` times ``gradient``), ``share`` (of the sum of all totals, 0 to 1), and 95 % intervals over the choice
+        of paths, by bootstrap: ``gradient_low``, ``gradient_high``, ``share_low``, ``share_high``.
     """
     names = list(basic_blocks(model))
     draw, again = random.Random(seed), np.random.default_rng(seed)
     counts = np.array([math.comb(len(names), length) for length in range(len(names) + 1)])
-    means, redrawn, sampled = [], [], []
+    means, redrawn = [], []
     for length, count in enumerate(counts):
         few = count <= samples
-        paths = (
-            [*itertools.combinations(names, length)] if few else [draw.sample(names, length) for _ in range(samples)]
-        )
+        paths = itertools.combinations(names, length) if few else (draw.sample(names, length) for _ in range(samples))
         norms = gradients_along(model, images, labels, paths).flatten(1).norm(dim=1).double().cpu().numpy()
         means.append(norms.mean())
         redrawn.append(np.full(DRAWS, norms.mean()) if few else again.choice(norms, (DRAWS, samples)).mean(axis=1))
-        sampled.append(len(paths))
-    totals = counts * np.array(means)
+    totals, sampled = counts * np.array(means), np.minimum(counts, samples)
     table = pd.DataFrame({"length": range(len(counts)), "paths": counts, "sampled": sampled, "gradient": means})
     table["total"], table["share"] = totals, totals / totals.sum()
-    redrawn = np.array(redrawn)  # (lengths, DRAWS)
-    shares = counts[:, None] * redrawn
-    shares /= shares.sum(axis=0)
-    table["gradient_low"], table["gradient_high"] = np.quantile(redrawn, [0.025, 0.975], axis=1)
-    table["share_low"], table["share_high"] = np.quantile(shares, [0.025, 0.975], axis=1)
+    shares = counts[:, None] * np.array(redrawn)  # (lengths, DRAWS)
+    for name, values in {"gradient": redrawn, "share": shares / shares.sum(axis=0)}.items():
+        table[f"{name}_low"], table[f"{name}_high"] = np.quantile(values, [0.025, 0.975], axis=1)
     return table

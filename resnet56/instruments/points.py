@@ -27,20 +27,14 @@ def measure_each(
     partial: Path | None = None,
     key: str = "",
 ) -> pd.DataFrame:
-    """Measure at every point, with a progress bar; where ``partial`` is given, what is done survives an interruption.
+    """Measure at every point, and return ``points``, a row each, with the columns of the results.
 
     Args:
-        points: a row per point.
-        measure: maps some rows of ``points`` to a table with a row of results for each.
-        at_once: how many rows it is given at a time.
-        label: written before the bar.
-        progress: show the bar.
+        measure: maps some rows of ``points``, ``at_once`` of them, to a table with a row of results for each.
+        progress: show a bar, with ``label`` before it.
         partial: a file to keep the results so far in, saved each minute and on interruption; a later call goes on from
             there, and the finished call deletes it.
         key: says what is measured, such as a :func:`digest` of weights and images; a file of another is refused.
-
-    Returns:
-        ``points`` with the columns of the results.
 
     Raises:
         InputError: if ``partial`` holds something else or cannot be written, or ``at_once`` is below 1.
@@ -52,23 +46,16 @@ def measure_each(
         check_writable(partial.parent)
     key = hashlib.sha256((key + points.to_json(double_precision=15)).encode()).hexdigest()
     results = _load_partial(partial, key) if partial and partial.exists() else []
-    bar = tqdm(
-        total=len(points), initial=len(results), desc=label, unit="point", disable=not progress, dynamic_ncols=True
-    )
-
-    def save() -> None:
-        if partial:
-            content = json.dumps({"key": key, "results": results}).encode()
-            write_file(partial, lambda file: file.write(content))
-
-    with bar, catch_signals() as caught:
+    look = dict(desc=label, unit="point", disable=not progress, dynamic_ncols=True)
+    with tqdm(total=len(points), initial=len(results), **look) as bar, catch_signals() as caught:
         saved = time.monotonic()
         while len(results) < len(points):
             chunk = points.iloc[len(results) : len(results) + at_once]
             results.extend(measure(chunk).to_dict("records"))
             bar.update(len(chunk))
-            if caught or time.monotonic() - saved >= SAVE_EVERY:
-                save()
+            if partial and (caught or time.monotonic() - saved >= SAVE_EVERY):
+                content = json.dumps({"key": key, "results": results}).encode()
+                write_file(partial, lambda file, content=content: file.write(content))
                 saved = time.monotonic()
             if caught:
                 raise Interrupted(caught[0])

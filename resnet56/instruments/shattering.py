@@ -20,69 +20,43 @@ def line(start: Tensor, end: Tensor, points: int = 256) -> Tensor:
 
 
 def input_gradients(model: nn.Module, images: Tensor, output: int = 0) -> Tensor:
-    """Return the gradient of one logit with respect to each image.
+    """Return the gradient of the logit number ``output`` with respect to each of N images, ``(N, 3072)``.
 
     In evaluation mode: batch normalisation would otherwise mix the gradients of the images of a batch. A fresh network
-    needs :func:`resnet56.instruments.modes.calibrate` first.
-
-    Args:
-        model: any network from images to logits; left as it was.
-        images: ``(N, 3, 32, 32)`` as the network sees them.
-        output: which logit.
-
-    Returns:
-        ``(N, 3072)``.
+    needs :func:`resnet56.instruments.initialisation.calibrate` first. The network is left as it was.
 
     Raises:
         InputError: if the network has no such logit.
     """
-    return _logits_and_gradients(model, images, output)[1]
-
-
-def along_line(model: nn.Module, start: Tensor, end: Tensor, points: int = 256, output: int = 0) -> pd.DataFrame:
-    """Follow one logit, and its slope, along the straight line between two images (Balduzzi et al. 2017, Figure 1).
-
-    Args:
-        model: as for :func:`input_gradients`.
-        start, end: ``(3, 32, 32)`` as the network sees them.
-        points: images on the line.
-        output: which logit.
-
-    Returns:
-        A row per point, with ``position`` (0 at ``start``, 1 at ``end``), ``logit`` and ``slope``: the gradient
-        projected on the line, in logits per length of the line.
-    """
-    logits, gradients = _logits_and_gradients(model, line(start, end, points), output)
-    slopes = gradients @ (end - start).flatten()
-    return pd.DataFrame({"position": torch.linspace(0, 1, points), "logit": logits.cpu(), "slope": slopes.cpu()})
-
-
-def _logits_and_gradients(model: nn.Module, images: Tensor, output: int) -> tuple[Tensor, Tensor]:
-    parts = []
+    gradients = []
     with torch.enable_grad(), undisturbed(model, training=False):
         for batch in images.split(128):
             batch = batch.detach().clone().requires_grad_()
             logits = model(batch.clone())  # a copy, for networks that work on their input in place
             if not isinstance(logits, Tensor) or logits.ndim != 2 or not 0 <= output < logits.shape[1]:
                 raise InputError(f"{type(model).__name__} has no logit {output}: give a network to (N, classes)")
-            logits = logits[:, output]
-            parts.append((logits.detach(), torch.autograd.grad(logits.sum(), batch)[0].flatten(1)))
-    logits, gradients = zip(*parts, strict=True)
-    return torch.cat(logits), torch.cat(gradients)
+            gradients.append(torch.autograd.grad(logits[:, output].sum(), batch)[0].flatten(1))
+    return torch.cat(gradients)
+
+
+def along_line(model: nn.Module, start: Tensor, end: Tensor, points: int = 256, output: int = 0) -> pd.DataFrame:
+    """Follow a logit, and its slope, along the straight line between two images (Balduzzi et al. 2017, Figure 1).
+
+    Returns a row per point of :func:`line`, with ``position`` (0 at ``start``, 1 at ``end``), ``logit`` and ``slope``:
+    the gradient of :func:`input_gradients` projected on the line, in logits per length of the line.
+    """
+    images = line(start, end, points)
+    slopes = input_gradients(model, images, output) @ (end - start).flatten()
+    with torch.no_grad(), undisturbed(model, training=False):
+        logits = torch.cat([model(batch)[:, output] for batch in images.split(128)])
+    return pd.DataFrame({"position": torch.linspace(0, 1, points), "logit": logits.cpu(), "slope": slopes.cpu()})
 
 
 def autocorrelation(series: Tensor, lags: int) -> Tensor:
-    """Return the autocorrelation of a series of vectors at lags 0 to ``lags``.
+    """Return the autocorrelation of a series of T vectors, ``(T, D)``, at lags 0 to ``lags``: ``(lags + 1,)``.
 
     It is the usual sample autocorrelation, with the products of numbers replaced by inner products of vectors and the
     mean taken along the series: 1 at lag 0, about 0 beyond for white noise.
-
-    Args:
-        series: ``(T, D)``, T vectors of length D in a row.
-        lags: the largest lag, below T.
-
-    Returns:
-        ``(lags + 1,)``.
 
     Raises:
         InputError: if the series is too short.

@@ -1,7 +1,7 @@
 """Figures that answer to the reader's hand: the data of a still figure, for ``book/_static/figures.js`` to draw.
 
-A notebook cell draws the still figure; the next one returns an :class:`Interactive`. On a built page the script puts
-its drawing in the still picture's place. Without a script, and on paper, the still picture stays.
+A notebook cell draws the still figure; the next one returns an :class:`Interactive` with the name of that figure. On a
+built page the script puts its drawing in the still picture's place. Without a script, and on paper, the picture stays.
 """
 
 import html
@@ -15,11 +15,10 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from ..errors import InputError
-from ..layers import STAGES, stage_of
 from ..model import parse_arch
 from ..records.runs import Run
-from .heatmaps import QUANTITIES, check_recorded
-from .style import display_name
+from .heatmaps import QUANTITIES, check_recorded, colour_scale
+from .style import display_name, stage_ends
 from .training import smoothed, validated
 
 DIGITS = 3  # significant ones of every number in a page: more than an eye can see
@@ -51,71 +50,44 @@ class Interactive:
 
 
 def interactive_heatmaps(figure: str, runs: list[Run], quantity: str = "gradient_norm") -> Interactive:
-    """Return the data of :func:`resnet56.plots.heatmaps.plot_gradient_heatmaps`, to walk through by step and layer.
-
-    Args:
-        figure: name of the still figure.
-        runs: runs with recorded gradients, of nets of one depth, recorded at the same steps.
-        quantity: a column of the runs' ``gradients``, see :class:`resnet56.records.runs.Run`.
-
-    Raises:
-        InputError: if a run has not recorded the quantity, or the runs differ in layers or steps.
-    """
+    """Return the data of :func:`resnet56.plots.heatmaps.plot_gradient_heatmaps`, to walk through by step and layer."""
     check_recorded(runs, quantity)
     tables = [run.by_layer(quantity) for run in runs]
-    first = tables[0]
+    steps, layers = tables[0].index, tables[0].columns
     for run, table in zip(runs, tables, strict=True):
-        if not (table.columns.equals(first.columns) and table.index.equals(first.index)):
+        if not (table.columns.equals(layers) and table.index.equals(steps)):
             raise InputError(f"{runs[0].arch} and {run.arch} differ in layers or recorded steps: draw each alone")
-    values = np.concatenate([table.to_numpy().ravel() for table in tables])
     colours = plt.get_cmap("viridis")
-    layers = list(first.columns)
-    return Interactive(
-        "heatmaps",
-        figure,
-        {
-            "conditions": runs[0].label(),
-            "quantity": QUANTITIES.get(quantity, quantity),
-            "steps": first.index.tolist(),
-            "layers": layers,
-            "places": [_place(layer, layers) for layer in layers],
-            "stages": _stages(layers),
-            "scale": _rounded(np.quantile(values[np.isfinite(values) & (values > 0)], [0.002, 0.998])),
-            "colours": [to_hex(colours(index)) for index in range(colours.N)],
-            "networks": [
-                {**_network(run.arch), "values": [_rounded(row) for row in table.to_numpy()]}
-                for run, table in zip(runs, tables, strict=True)
-            ],
-        },
-    )
+    data = {
+        "conditions": runs[0].label(),
+        "quantity": QUANTITIES.get(quantity, quantity),
+        "steps": steps.tolist(),
+        "layers": layers.tolist(),
+        "places": [_place(layer, list(layers)) for layer in layers],
+        "stages": list(stage_ends(layers).values()),
+        "scale": _rounded(colour_scale(tables)[0]),
+        "colours": [to_hex(colours(index)) for index in range(colours.N)],
+        "networks": [
+            {**_network(run.arch), "values": [_rounded(row) for row in table.to_numpy()]}
+            for run, table in zip(runs, tables, strict=True)
+        ],
+    }
+    return Interactive("heatmaps", figure, data)
 
 
 def interactive_curves(figure: str, runs: list[Run]) -> Interactive:
     """Return the data of :func:`resnet56.plots.training.plot_training_curves`, to read off by step.
 
     As there, the training error is the mean of five records. Of a long run up to 200 points are kept, and the last.
-
-    Args:
-        figure: name of the still figure.
-        runs: runs with a validation set, of one recipe, on one data set.
-
-    Raises:
-        InputError: if there is no run, or one has no validation errors.
     """
     if not runs:
         raise InputError("there is no run to draw")
     curves = []
     for run in sorted(runs, key=lambda run: parse_arch(run.arch)):
         train, validation = _thinned(smoothed(run)), _thinned(validated(run))
-        curves.append(
-            {
-                **_network(run.arch),
-                "steps": train.index.tolist(),
-                "train": _rounded(train),
-                "validation": [validation.index.tolist(), _rounded(validation)],
-                "test": _rounded([run.about["final"]["test_error"]])[0],
-            }
-        )
+        errors = {"train": _rounded(train), "validation": [validation.index.tolist(), _rounded(validation)]}
+        (test,) = _rounded([run.about["final"]["test_error"]])
+        curves.append({**_network(run.arch), "steps": train.index.tolist(), **errors, "test": test})
     last = runs[0].history.iloc[-1]
     per_epoch = float(last["step"] / last["epoch"])
     return Interactive("curves", figure, {"conditions": runs[0].label(), "runs": curves, "steps_per_epoch": per_epoch})
@@ -125,14 +97,9 @@ def interactive_depths(figure: str, table: pd.DataFrame, value: str, label: str)
     """Return the data of a walk through depths: a value by layer, in plain and residual networks of growing depth.
 
     Args:
-        figure: name of the still figure.
         table: a row per network and layer, with ``arch`` (such as ``"plain56"``), ``depth`` (the layer's number, from
             1) and the value. Depths that only one family has are left out.
-        value: its column.
-        label: what the axis calls it, with its unit.
-
-    Raises:
-        InputError: if the table lacks a column, or no depth is there of both families.
+        value, label: its column, and what the axis calls it, with its unit.
     """
     missing = {"arch", "depth", value} - set(table.columns)
     if missing:
@@ -140,8 +107,8 @@ def interactive_depths(figure: str, table: pd.DataFrame, value: str, label: str)
     lines: dict[int, dict[str, list]] = {}
     for arch, rows in table.sort_values("depth", kind="stable").groupby("arch"):
         family, depth = parse_arch(arch)
-        lines.setdefault(depth, {})[family] = _rounded(rows[value])
-    walk = [{"depth": depth, **lines[depth]} for depth in sorted(lines) if len(lines[depth]) == 2]
+        lines.setdefault(depth, {"depth": depth})[family] = _rounded(rows[value])
+    walk = [lines[depth] for depth in sorted(lines) if {"plain", "resnet"} <= lines[depth].keys()]
     if not walk:
         raise InputError("the table has no depth of both a plain and a residual network")
     return Interactive("depths", figure, {"label": label, "walk": walk})
@@ -161,12 +128,6 @@ def _place(layer: str, layers: list[str]) -> str:
     stage, block, convolution = map(int, found.groups())
     blocks = sum(other.startswith(f"layer{stage}.") for other in layers) // 2
     return f"stage {stage}, block {block + 1} of {blocks}, {('first', 'second')[convolution - 1]} convolution"
-
-
-def _stages(layers: list[str]) -> list[list[int]]:
-    """Return the number of the first and of the last layer of each stage, layers counted from 1."""
-    numbers = {stage: [n for n, layer in enumerate(layers, 1) if stage_of(layer) == stage] for stage in STAGES}
-    return [[inside[0], inside[-1]] for inside in numbers.values()]
 
 
 def _thinned(curve: pd.Series) -> pd.Series:

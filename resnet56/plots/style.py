@@ -1,15 +1,13 @@
-"""What all figures share: colours, names, style, captions, panels, lines."""
+"""What all figures share: colours, names, style, panels, lines, stages."""
 
 import functools
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Sized
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 
 from ..errors import InputError
 from ..layers import STAGES, stage_of
@@ -17,21 +15,9 @@ from ..layers import STAGES, stage_of
 PLAIN, RESIDUAL = "#D55E00", "#0072B2"  # Okabe and Ito's vermillion and blue: told apart by every kind of eye
 GREY = "#666666"
 DASHED = (0, (4, 1.5))
-STYLE = {
-    "figure.dpi": 110,
-    "figure.facecolor": "white",
-    "savefig.dpi": 150,
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-}
+STYLE = {"figure.dpi": 110, "figure.facecolor": "white", "savefig.dpi": 150, "font.size": 10, "legend.frameon": False}
+STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10.5, "axes.titlelocation": "left"}
+STYLE |= {"axes.grid": True, "axes.axisbelow": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6}
 
 
 def styled(function):
@@ -63,10 +49,9 @@ def colour(arch: str) -> str:
     return PLAIN if arch.startswith("plain") else RESIDUAL
 
 
-def shade(arch: str, index: int, count: int) -> tuple[float, float, float]:
-    """Return a shade of the architecture's colour, from light (``index`` 0) to full (``count`` - 1)."""
-    strength = 0.35 + 0.65 * (index / (count - 1) if count > 1 else 1)
-    return tuple(1 - strength * (1 - part) for part in to_rgb(colour(arch)))
+def tint(colour: str, strength: float) -> tuple[float, ...]:
+    """Mix a colour with white; a ``strength`` of 0 is white, of 1 the full colour."""
+    return tuple(1 - strength * (1 - part) for part in to_rgb(colour))
 
 
 def display_name(arch: str) -> str:
@@ -74,15 +59,20 @@ def display_name(arch: str) -> str:
     return arch.replace("plain", "plain-").replace("resnet", "ResNet-")
 
 
-def depth_of(arch: str) -> int:
-    """Return the depth in an architecture's name, 0 if there is none."""
-    found = re.search(r"\d+", arch)
-    return int(found[0]) if found else 0
+def panels(columns: int, height: float, conditions: str = "", width=8.4, rows=1, xlabel="", **options):
+    """Return a figure, by default as wide as a page, with the conditions written above, and its axes, row by row."""
+    options |= dict(squeeze=False, layout="constrained", subplot_kw=dict(xlabel=xlabel))
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), **options)
+    if conditions:
+        figure.suptitle(conditions, x=0.01, ha="left", fontsize=9, color="#555555")
+    return figure, list(axes.flat)
 
 
-def caption(figure: Figure, conditions: str) -> None:
-    """Write above a figure what it was measured on."""
-    figure.suptitle(conditions, x=0.01, ha="left", fontsize=9, color="#555555")
+def by_family(axes: list[Axes]) -> Iterator[tuple[Axes, str]]:
+    """Give plain networks the left of two panels, residual ones the right."""
+    for axis, family, title in zip(axes, ("plain", "resnet"), ("Plain", "Residual"), strict=True):
+        axis.set_title(title)
+        yield axis, family
 
 
 def note(axis: Axes, text: str, place: tuple, shift: tuple = (0, 0), within="data", **style) -> None:
@@ -91,46 +81,37 @@ def note(axis: Axes, text: str, place: tuple, shift: tuple = (0, 0), within="dat
     axis.annotate(text, place, shift, within, "offset points", **style)
 
 
-def panels(count: int, height: float, width: float = 8.4, **options) -> tuple[Figure, list[Axes]]:
-    """Return a figure as wide as a page, with ``count`` panels side by side."""
-    figure, axes = plt.subplots(1, count, figsize=(width, height), squeeze=False, layout="constrained", **options)
-    return figure, list(axes[0])
+def lines(axis: Axes, curves: Iterable[tuple[str, pd.Series | np.ndarray]], shaded: bool = False, **style) -> None:
+    """Draw a line for each architecture and its values, in its colour and under its name; ``style`` is over all that.
 
-
-def by_family(axes: list[Axes], archs: Iterable[str]) -> Iterator[tuple[Axes, list[str]]]:
-    """Give plain networks the left of two panels, residual ones the right; yields each with its ``archs``, by depth."""
-    for axis, family, title in zip(axes, ("plain", "resnet"), ("Plain", "Residual"), strict=True):
-        axis.set_title(title)
-        yield axis, sorted((arch for arch in archs if arch.startswith(family)), key=depth_of)
-
-
-def lines(
-    axis: Axes, curves: Mapping | list[tuple[str, pd.Series | np.ndarray]], shaded: bool = False, **style
-) -> None:
-    """Draw a line a network, in its colour and under its name.
-
-    Args:
-        axis: where.
-        curves: architectures and their values, a dict or pairs; a series lies over its index, others over 1, 2, 3, ...
-        shaded: tell depths apart by shade, not by dashes; the deepest network has the full colour or the solid line.
-        style: of all lines, over what is said above.
+    A series lies over its index, other values over 1, 2, 3, ... The deepest network has a solid line, others have
+    dashes; or, if ``shaded``, it has the full colour, and others are lighter.
     """
-    pairs = list(curves.items() if isinstance(curves, Mapping) else curves)
-    depths = sorted({depth_of(arch) for arch, _ in pairs}, reverse=True)
-    for arch, values in pairs:
-        place = depths.index(depth_of(arch))
-        told_apart = dict(color=colour(arch), linestyle=("-", "--", ":", "-.")[min(place, 3)])
+    curves = sorted(curves, key=lambda curve: _family_and_depth(curve[0]))
+    depths = sorted({_family_and_depth(arch)[1] for arch, _ in curves}, reverse=True)
+    for arch, values in curves:
+        place = depths.index(_family_and_depth(arch)[1])
+        look = dict(color=colour(arch), linestyle=("-", "--", ":", "-.")[min(place, 3)])
         if shaded:
-            told_apart = dict(color=shade(arch, len(depths) - 1 - place, len(depths)))
+            look = dict(color=tint(colour(arch), 1 - 0.65 * place / max(1, len(depths) - 1)))
         x = values.index if isinstance(values, pd.Series) else np.arange(1, len(values) + 1)
-        axis.plot(x, np.asarray(values), **dict(linewidth=1.5, label=display_name(arch)) | told_apart | style)
+        axis.plot(x, np.asarray(values), **dict(linewidth=1.5, label=display_name(arch)) | look | style)
 
 
-def mark_stages(axis: Axes, layers: Iterable[str], vertical: bool) -> None:
-    """Mark the boundaries of the stages; ``layers`` are the names of all layers from input to output."""
+def _family_and_depth(arch: str) -> tuple[str, int]:
+    family = arch.rstrip("0123456789")
+    return family, int(arch.removeprefix(family) or 0)
+
+
+def stage_ends(layers: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Return where each stage begins and ends, counted from 1; ``layers`` are all names from input to output."""
     stages = [stage_of(layer) for layer in layers]
-    draw = axis.axvline if vertical else axis.axhline
-    for stage in STAGES:
-        if stage in stages:
-            colour = "#999999" if vertical else "white"
-            draw(stages.index(stage) + 0.5, color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
+    begins = {stage: stages.index(stage) + 1 for stage in STAGES if stage in stages}
+    return {stage: (begin, begin + stages.count(stage) - 1) for stage, begin in begins.items()}
+
+
+def mark_stages(axis: Axes, layers: Iterable[str], vertical: bool = True) -> None:
+    """Mark where the stages begin; ``layers`` are the names of all layers from input to output."""
+    draw, ink = (axis.axvline, "#999999") if vertical else (axis.axhline, "white")
+    for begin, _ in stage_ends(layers).values():
+        draw(begin - 0.5, color=ink, linewidth=0.8, linestyle=(0, (4, 3)))

@@ -2,8 +2,6 @@
 
 import dataclasses
 import io
-import itertools
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from ..model import build_model
 from ..recipe import Recipe
 from ..train import Trainer
 from .files import write_file
-from .runs import load_run
+from .runs import differences, identity, load_run
 
 FORMAT = "resnet56 checkpoint 3"
 BROKEN = (KeyError, TypeError, ValueError, AttributeError, RuntimeError)  # what contents of the wrong kind raise
@@ -26,57 +24,31 @@ BROKEN = (KeyError, TypeError, ValueError, AttributeError, RuntimeError)  # what
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is trained on what, and the file that the run is saved to.
-
-    Attributes:
-        path: the file.
-        arch: the architecture, as for ``build_model``.
-        shortcut: the shortcut option.
-        data: name of the data set, as for ``load_data``.
-        fingerprint: the data set's.
-        validation: how many training images are held out.
-        extended: the steps at which the run was finished, and then made longer (see :func:`extend`).
-    """
+    """What is trained on what, and the file that the run is saved to."""
 
     path: Path
-    arch: str
+    arch: str  #: as for :func:`resnet56.model.build_model`, and the shortcut option
     shortcut: str
-    data: str
+    data: str  #: name of the data set, and its fingerprint
     fingerprint: str
-    validation: int
-    extended: tuple[int, ...] = ()
+    validation: int  #: how many training images are held out
+    extended: tuple[int, ...] = ()  #: the steps at which the run was finished, and then made longer by :func:`extend`
 
     def about(self) -> dict:
         """Return everything but the path."""
-        about = dataclasses.asdict(self)
-        del about["path"]
-        return about
+        return {key: value for key, value in vars(self).items() if key != "path"}
 
     def save(self, trainer: Trainer) -> None:
-        """Save the run, whole or not at all; the previous checkpoint stays until the new one is complete.
-
-        Raises:
-            InputError: if the file cannot be written.
-        """
-        content = {
-            "format": FORMAT,
-            **self.about(),
-            "recipe": dataclasses.asdict(trainer.recipe),
-            "mean": trainer.batches.mean,
-            "versions": versions(),
-            "trainer": trainer.state_dict(),
-        }
+        """Save the run, whole or not at all: the previous checkpoint stays until the new one is complete."""
+        content = {"format": FORMAT, **self.about(), "recipe": dataclasses.asdict(trainer.recipe)}
+        content |= {"mean": trainer.batches.mean, "versions": versions(), "trainer": trainer.state_dict()}
         buffer = io.BytesIO()  # torch.save reports a full disk in an error of its own; a plain write does not
         torch.save(content, buffer)
         write_file(self.path, lambda file: file.write(buffer.getbuffer()))
 
 
 def read_tensors(path: str | Path) -> dict:
-    """Read a file of ``torch.save`` or safetensors, onto the CPU, without running any code stored in it.
-
-    Raises:
-        InputError: if the file is missing, damaged or of another kind.
-    """
+    """Read a file of ``torch.save`` or safetensors, onto the CPU, without running any code stored in it."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}" + "; that is a folder, give a file in it" * path.is_dir())
@@ -97,21 +69,15 @@ def read_tensors(path: str | Path) -> dict:
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """Read a checkpoint, onto the CPU, without running any code stored in it.
+    """Read what :meth:`Checkpoint.save` wrote, onto the CPU, without running any code stored in it.
 
-    Returns:
-        The dict that :meth:`Checkpoint.save` wrote.
-
-    Raises:
-        InputError: if the file is missing, damaged or not a checkpoint of this package.
+    If the file is missing, damaged or not a checkpoint of this package, that is an ``InputError``.
     """
     content = read_tensors(path)
-    if content.get("format") != FORMAT:
-        theirs = str(content.get("format"))
-        if theirs.startswith("resnet56 checkpoint"):
-            raise InputError(
-                f"{path} is a {theirs}, of another edition of this package, which reads {FORMAT!r}; use that"
-            )
+    theirs = str(content.get("format"))
+    if theirs != FORMAT and theirs.startswith("resnet56 checkpoint"):
+        raise InputError(f"{path} is a {theirs}, of another edition of this package, which reads {FORMAT!r}; use that")
+    if theirs != FORMAT:
         raise InputError(
             f"{path} is not a checkpoint made by `resnet56 train`, which alone can go on; "
             "to use weights of others: resnet56 evaluate, inspect or predict"
@@ -120,19 +86,12 @@ def load_checkpoint(path: str | Path) -> dict:
     try:
         state = content["trainer"]
         if "parts" not in state:  # made before a run's hardware was recorded
-            parts = {
-                "hardware": None,
-                "steps": state["step"],
-                "seconds": state.pop("seconds"),
-                "processor_seconds": None,
-            }
-            state["parts"] = [parts]
+            part = dict(hardware=None, steps=state["step"], seconds=state.pop("seconds"), processor_seconds=None)
+            state["parts"] = [part]
         Recipe(**content["recipe"])
         load_model(content)
         content["mean"].view(3, 32, 32)
-        missing = {field.name for field in dataclasses.fields(Checkpoint)} - {"path"} - content.keys()
-        if missing:
-            raise KeyError(*missing)
+        Checkpoint(path, **{field.name: content[field.name] for field in dataclasses.fields(Checkpoint)[1:]})
     except BROKEN as error:
         raise _damaged(path, error) from error
     return content
@@ -151,25 +110,14 @@ def load_model(content: dict) -> nn.Module:
 
 
 def resume(trainer: Trainer, checkpoint: Checkpoint, recipe: Recipe | None = None) -> None:
-    """Put ``trainer`` where the run saved in ``checkpoint.path`` stopped.
+    """Put ``trainer`` where the run saved in ``checkpoint.path`` stopped, whose recipe is its own or ``recipe``.
 
-    Args:
-        trainer: of the same network and data.
-        checkpoint: what should be in the file.
-        recipe: what it should have been trained with; if None, the trainer's.
-
-    Raises:
-        InputError: if the file is not a checkpoint, or is one of another network, data set or recipe; the
-            message names each difference.
+    If the file is one of another network, data set or recipe, that is an ``InputError`` which names each difference.
     """
     content = load_checkpoint(checkpoint.path)
-    here = {**checkpoint.about(), **dataclasses.asdict(recipe or trainer.recipe)}
-    there = {**{key: content[key] for key in checkpoint.about()}, **content["recipe"]}
-    differences = [f"{key} is {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]]
-    if differences:
-        raise InputError(
-            f"{checkpoint.path} is of another run: {'; '.join(differences)}; go on as it was begun, or move it away"
-        )
+    here = checkpoint.about() | dataclasses.asdict(recipe or trainer.recipe)
+    if found := differences(content | content["recipe"], here):
+        raise InputError(f"{checkpoint.path} is of another run: {found}; go on as it was begun, or move it away")
     try:
         trainer.load_state_dict(content["trainer"])
     except BROKEN as error:
@@ -180,15 +128,8 @@ def extend(recipe: Recipe, longer: Recipe, images: int) -> Recipe:
     """Return the recipe of a finished run that is made longer: its learning rate stays the last of its step schedule.
 
     Milestones are fractions of a run; the new ones are the same steps as before. So a run that was extended has taken
-    the very steps of one that had this recipe from the beginning.
-
-    Args:
-        recipe: of the finished run.
-        longer: the same with the new length.
-        images: how many it trains on.
-
-    Raises:
-        InputError: if the schedule ends at zero, or the new length is no longer than the old one.
+    the very steps of one that had this recipe from the beginning. ``longer`` is ``recipe`` with the new length; if that
+    is none, or the schedule ends at zero, that is an ``InputError``.
     """
     before, after = recipe.total_steps(images), longer.total_steps(images)
     if recipe.schedule == "one-cycle":
@@ -200,17 +141,11 @@ def extend(recipe: Recipe, longer: Recipe, images: int) -> Recipe:
     return dataclasses.replace(longer, milestones=tuple(m * before / after for m in recipe.milestones))
 
 
-def find_record(path: Path, checkpoint: Checkpoint, recipe: Recipe) -> Path | None:
-    """Return the record of this very run, among ``path``, ``path-2``, ...; None if there is none."""
-    shortcut = checkpoint.shortcut if checkpoint.arch.startswith("resnet") else None
-    here = [checkpoint.arch, shortcut, checkpoint.fingerprint, checkpoint.validation, dataclasses.asdict(recipe)]
-    here = json.loads(json.dumps(here))  # as a record has it
-    for number in itertools.count(1):
-        record = path.with_name(path.name + f"-{number}" * (number > 1))
-        if not record.exists():
-            break
-        about = load_run(record).about
-        data = about["data"]
-        if [about["arch"], about["shortcut"], data["fingerprint"], data["validation_images"], about["recipe"]] == here:
-            return record
-    return None
+def find_record(path: Path, checkpoint: Checkpoint, recipe: Recipe) -> Path:
+    """Return the record of this very run among ``path``, ``path-2``, ...; if none is, the first of them not there."""
+    here = identity(checkpoint.arch, checkpoint.shortcut, checkpoint.fingerprint, checkpoint.validation, vars(recipe))
+    record, number = path, 1
+    while record.exists() and differences(load_run(record).identity, here):
+        number += 1
+        record = path.with_name(f"{path.name}-{number}")
+    return record

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from ..datasets import shapes10
 from ..datasets.loading import CIFAR10_CLASSES
 from ..errors import InputError
 from ..model import build_model, parse_arch
-from .checkpoint import FORMAT, load_checkpoint, load_model, read_tensors
+from .checkpoint import load_checkpoint, load_model, read_tensors
 from .runs import MEAN, load_run
 
 #: Means and standard deviations per channel, of pixels from 0 to 1, by the name that ``--normalise`` takes.
@@ -30,28 +31,19 @@ NORMALISATIONS = {
 }
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # under which checkpoints of others keep the weights
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # of DataParallel, torch.compile, Lightning
-RENAMED = ((r"\blinear\.", "fc."), (r"\bshortcut\.", "downsample."))  # akamaster's and ours
+LARGEST = 100_000_000  # pixels of an image
 
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network, and what its file says of it.
+    """A trained network, and what its file says of it."""
 
-    Attributes:
-        model: the network, on the CPU, in evaluation mode.
-        mean: the mean image to subtract, ``(3, 32, 32)``.
-        title: what printouts call it.
-        data: name of the data set it was trained on; None if the file does not say.
-        fingerprint: of that data set, or None.
-        precision: for evaluation.
-    """
-
-    model: nn.Module
-    mean: Tensor
-    title: str
-    data: str | None = None
-    fingerprint: str | None = None
-    precision: str = "fp32"
+    model: nn.Module  #: on the CPU, in evaluation mode
+    mean: Tensor  #: the mean image to subtract, ``(3, 32, 32)``
+    title: str  #: what printouts call it
+    data: str | None = None  #: name of the data set it was trained on, if the file says it
+    fingerprint: str | None = None  #: of that data set
+    precision: str = "fp32"  #: for evaluation
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -70,28 +62,26 @@ def load_network(path: str | Path, arch: str | None = None, normalisation: str |
             is called ``linear``, as by akamaster, else ``"cifar10"``, as by chenyaofo.
 
     Raises:
-        InputError: if the file cannot be read or holds another network (the message names what is missing or too many),
-            or if ``arch`` or ``normalisation`` is given for a file that says that itself.
+        InputError: if the file cannot be read, holds another network, or says ``arch`` and ``normalisation`` itself.
     """
     path = Path(path)
     content = read_tensors(path)
-    ours = content.get("format") == FORMAT or MEAN in content
-    if ours and (arch or normalisation):
+    if MEAN not in content and not str(content.get("format")).startswith("resnet56 checkpoint"):
+        return _load_foreign(path, content, arch, normalisation)
+    if arch or normalisation:
         flag = "--arch" if arch else "--normalise"
         raise InputError(f"{path} says itself how it is built and normalised; leave {flag} out")
-    if str(content.get("format")).startswith("resnet56 checkpoint"):
-        saved = load_checkpoint(path)
-        title = f"{saved['arch']} after {saved['trainer']['step']:,} steps"
-        about = saved["data"], saved["fingerprint"], saved["recipe"]["precision"]
-        return Network(load_model(saved), saved["mean"], title, *about)
     if MEAN in content:
         about = load_run(path.parent).about
         mean = content.pop(MEAN)
         model = _fitting(path, content, about["arch"], about["shortcut"] or "A")
-        data = about["data"]
-        title = f"{about['arch']} after {about['steps']:,} steps"
-        return Network(model, mean, title, data["name"], data["fingerprint"], about["recipe"]["precision"])
-    return _load_foreign(path, content, arch, normalisation)
+        data, fingerprint, steps = about["data"]["name"], about["data"]["fingerprint"], about["steps"]
+    else:
+        about = load_checkpoint(path)
+        model, mean = load_model(about), about["mean"]
+        data, fingerprint, steps = about["data"], about["fingerprint"], about["trainer"]["step"]
+    title = f"{about['arch']} after {steps:,} steps"
+    return Network(model, mean, title, data, fingerprint, about["recipe"]["precision"])
 
 
 def _load_foreign(path: Path, content: dict, arch: str | None, normalisation: str | None) -> Network:
@@ -100,7 +90,7 @@ def _load_foreign(path: Path, content: dict, arch: str | None, normalisation: st
     while prefix := next((p for p in PREFIXES if content and all(str(name).startswith(p) for name in content)), None):
         content = {name.removeprefix(prefix): value for name, value in content.items()}
     normalisation = normalisation or ("imagenet" if "linear.weight" in content else "cifar10")
-    for theirs, ours in RENAMED:
+    for theirs, ours in (r"\blinear\.", "fc."), (r"\bshortcut\.", "downsample."):  # akamaster's and ours
         content = {re.sub(theirs, ours, str(name)): value for name, value in content.items()}
     blocks = sum(bool(re.fullmatch(r"layer1\.\d+\.conv1\.weight", name)) for name in content)
     if not blocks:
@@ -109,30 +99,25 @@ def _load_foreign(path: Path, content: dict, arch: str | None, normalisation: st
             f"it has {_some(list(content))}; give weights of a CIFAR-10 ResNet of depth 6n+2"
         )
     arch = "{}{}".format(*parse_arch(arch or f"resnet{6 * blocks + 2}"))
-    projections = any(".downsample." in name for name in content)
-    model = _fitting(path, content, arch, "B" if projections else "A")
+    model = _fitting(path, content, arch, "B" if any(".downsample." in name for name in content) else "A")
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in NORMALISATIONS[normalisation])
-    with torch.no_grad():
-        model.conv1.weight /= std
-    return Network(
-        model, (255 * mean).expand(3, 32, 32).clone(), f"{arch} of {path.name}, normalised as for {normalisation}"
-    )
+    model.conv1.weight.data /= std
+    title = f"{arch} of {path.name}, normalised as for {normalisation}"
+    return Network(model, (255 * mean).expand(3, 32, 32).clone(), title)
 
 
 def _fitting(path: Path, state: dict, arch: str, shortcut: str) -> nn.Module:
     """Build a network and give it weights, all of them, or refuse in one line that names those that do not fit."""
     model = build_model(arch, shortcut)
     expected = model.state_dict()
-    optional = [name for name in expected if name.endswith("num_batches_tracked")]  # PyTorch before 0.4.1 had none
-    state = {**{name: expected[name] for name in optional}, **state}
+    optional = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}
+    state = optional | state  # PyTorch before 0.4.1 had none
     shapes = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
-    wrong = [
-        f"{name} {shapes[name]}" for name in expected if name in state and shapes[name] != tuple(expected[name].shape)
-    ]
+    there = [name for name in expected if name in state]
     problems = {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
-        "of another shape": wrong,
+        "of another shape": [f"{name} {shapes[name]}" for name in there if shapes[name] != expected[name].shape],
     }
     if any(problems.values()):
         listed = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
@@ -151,34 +136,30 @@ def _some(names: list[str]) -> str:
 def read_image(path: str | Path) -> tuple[Tensor, tuple[int, int]]:
     """Read an image file of any size: the largest square in its middle, scaled to 32x32, on white where transparent.
 
-    Returns:
-        The pixels, uint8 ``(3, 32, 32)``, and the size it had, width and height.
-
-    Raises:
-        InputError: if there is none, or it cannot be read.
+    Returns the pixels, uint8 ``(3, 32, 32)``, and the width and height that it had. What cannot be read is an
+    ``InputError``.
     """
     try:
         with Image.open(path) as file:
-            size = file.size
-            if size[0] * size[1] > 100_000_000:
-                raise InputError(f"{path} has {size[0]}x{size[1]} pixels; scale it down first, 32x32 are used")
-            image = ImageOps.exif_transpose(file).convert("RGBA")
-    except InputError:
-        raise
+            width, height = file.size
+            large = width * height > LARGEST
+            image = None if large else ImageOps.exif_transpose(file).convert("RGBA")
     except OSError as error:
         raise InputError(
             f"{path} cannot be read as an image ({error.strerror or error}); give a PNG or JPEG file"
         ) from error
     except Exception as error:  # a damaged file can raise nearly anything
         raise InputError(f"{path} is a damaged image ({error}); give an intact PNG or JPEG file") from error
+    if large:
+        raise InputError(f"{path} has {width}x{height} pixels; scale it down first, 32x32 are used")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     image = ImageOps.fit(image, (32, 32), Image.Resampling.LANCZOS)
-    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(32, 32, 3).permute(2, 0, 1), size
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1), (width, height)
 
 
 @torch.no_grad()
-def classify(network: Network, pixels: Tensor, count: int = 3) -> list[tuple[str, float]]:
-    """Return the most probable classes of one image, uint8 ``(3, 32, 32)``, with their probabilities from 0 to 1."""
+def classify(network: Network, pixels: Tensor) -> list[tuple[str, float]]:
+    """Return the three most probable classes of one image, uint8 ``(3, 32, 32)``, with their probabilities, 0 to 1."""
     probabilities = network.model(normalise(pixels[None], network.mean)).softmax(dim=1)[0]
-    values, indices = probabilities.topk(count)
+    values, indices = probabilities.topk(3)
     return [(network.classes[index], value) for index, value in zip(indices.tolist(), values.tolist(), strict=True)]

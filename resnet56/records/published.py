@@ -7,15 +7,14 @@ import pandas as pd
 HE = "He et al. 2015, Table 6"
 FIGURE = "He et al. 2015, Figure 6, read off"
 NABLA = "nabla0001/resnet, 5 seeds"
-MARTYN = "a-martyn/resnet, lowest over epochs"
 
 
 def published() -> pd.DataFrame:
     """Return published test errors on the official CIFAR-10, in percent, as ``published.csv`` lists them.
 
-    Columns: ``family`` (``plain`` or ``resnet``), ``depth``, ``test_error``, ``test_error_std`` (over runs, not
-    a number where it was not given), ``source``. The paper gives ResNet-110 as mean and deviation of five runs, the
-    others once. ``MARTYN`` gives the lowest of all epochs, chosen on the test images, which flatters.
+    Columns: ``family`` (``plain`` or ``resnet``), ``depth``, ``test_error``, ``test_error_std`` (over runs, not a
+    number where it was not given), ``source``. The paper gives ResNet-110 as mean and deviation of five runs, the
+    others once. a-martyn/resnet gives the lowest of all epochs, chosen on the test images, which flatters.
     """
     return pd.read_csv(Path(__file__).with_name("published.csv"))
 
@@ -29,8 +28,7 @@ def beside_published(summary: pd.DataFrame) -> pd.DataFrame:
     """
     measured = summary[["family", "depth", "seeds"]].assign(measured=_written(summary))
     table = published()
-    table["written"] = _written(table)
-    wide = table.pivot(index=["family", "depth"], columns="source", values="written")
+    wide = table.assign(written=_written(table)).pivot(index=["family", "depth"], columns="source", values="written")
     return measured.merge(wide.reset_index(), how="left", on=["family", "depth"]).fillna("")
 
 

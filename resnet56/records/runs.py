@@ -1,17 +1,13 @@
 """Recorded runs: what was trained, how, on what, where, and what came of it.
 
-A run is a folder with ``run.json`` (everything about it), ``history.csv`` (losses and errors by step) and,
-where gradients were recorded, ``gradients.npz`` (arrays named ``steps`` (T,), ``layers`` (L,), ``stages`` (L,), and one
-(T, L) for each quantity, such as ``gradient_norm``). Of some runs the trained network is kept, in
-``weights.safetensors``. No pickle anywhere.
+A run is a folder with ``run.json`` (everything about it), ``history.csv`` (losses and errors by step) and, where
+gradients were recorded, ``gradients.npz`` (``steps`` (T,), ``layers`` (L,), ``stages`` (L,), and one (T, L) for each
+quantity, such as ``gradient_norm``). Of some the trained network is kept, in ``weights.safetensors``.
 """
 
 import copy
 import dataclasses
 import functools
-import hashlib
-import json
-import re
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,31 +27,36 @@ from ..errors import InputError
 from ..layers import count_parameters
 from ..model import build_model, parse_arch
 from ..train import Score, Trainer
-from .files import data_dir
+from .store import UNKNOWN, how_to_get, place, seal, unsealed
 
 MEAN = "mean image"  # its name beside the weights
-UNKNOWN = "unknown"  # the commit, where git does not tell
 
 
 @dataclass(frozen=True)
 class Run:
-    """A recorded run.
+    """A recorded run."""
 
-    Attributes:
-        about: what ``run.json`` says, a dict.
-        history: losses and errors by step, the columns of :class:`resnet56.train.Trainer`.
-        gradients: what was recorded by step and layer, the columns of
-            :meth:`resnet56.gradients.GradientRecorder.table`; None where they were not recorded.
-    """
-
-    about: dict
-    history: pd.DataFrame
+    about: dict  #: what ``run.json`` says
+    history: pd.DataFrame  #: losses and errors by step, the columns of :class:`resnet56.train.Trainer`
+    #: By step and layer, the columns of :meth:`resnet56.gradients.GradientRecorder.table`; None if not recorded.
     gradients: pd.DataFrame | None = None
 
     @property
     def arch(self) -> str:
         """The architecture, such as ``"resnet56"``."""
         return self.about["arch"]
+
+    @property
+    def hardware(self) -> str:
+        """What it was trained on, in words; of a run that went on elsewhere, one after the other."""
+        parts = [part["hardware"] or {"name": "hardware not recorded"} for part in self.about.get("parts", [])]
+        return ", then ".join(dict.fromkeys(part["name"] for part in parts or [self.about["hardware"]]))
+
+    @property
+    def identity(self) -> dict:
+        """What :func:`identity` gives for this run."""
+        about, data = self.about, self.about["data"]
+        return identity(self.arch, about["shortcut"], data["fingerprint"], data["validation_images"], about["recipe"])
 
     def by_layer(self, quantity: str = "gradient_norm") -> pd.DataFrame:
         """Return a recorded quantity with a row per step and a column per layer, from input to output."""
@@ -70,83 +71,67 @@ class Run:
             f"seed {recipe['seed']}, {recipe['precision']} on {self.hardware}"
         )
 
-    @property
-    def hardware(self) -> str:
-        """What it was trained on, in words; of a run that went on elsewhere, one after the other."""
-        parts = [part["hardware"] or {"name": "hardware not recorded"} for part in self.about.get("parts", [])]
-        return ", then ".join(dict.fromkeys(part["name"] for part in parts or [self.about["hardware"]]))
+
+def identity(arch: str, shortcut: str | None, fingerprint: str, validation: int, recipe: dict) -> dict:
+    """Return what tells a run from others, by name: its recipe, network, data set and number of images held out."""
+    settings = {"arch": arch, "shortcut": shortcut if arch.startswith("resnet") else None}
+    settings |= {"sha256": fingerprint[:8], "validation_images": validation}
+    return recipe | {"milestones": list(recipe["milestones"])} | settings
+
+
+def differences(there: dict, here: dict) -> str:
+    """Say which values ``here`` are others ``there``; nothing if none is."""
+    return "; ".join(
+        f"{key} is {there.get(key)} there, {here[key]} here" for key in here if there.get(key) != here[key]
+    )
+
+
+def circumstances(data: DataSet, device: torch.device) -> dict:
+    """Return what a record says of its data set, and of when, where and by which code it was made."""
+    return {
+        "data": {"name": data.name, "title": data.title, "fingerprint": data.fingerprint},
+        "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "hardware": hardware(device),
+        "versions": versions(),
+        "commit": commit(),
+    }
 
 
 def describe_run(trainer: Trainer, *, arch: str, shortcut: str, data: DataSet, validation: int, test: Score) -> dict:
-    """Collect everything about a finished run that ``run.json`` holds.
-
-    Args:
-        trainer: the finished run.
-        arch: the architecture.
-        shortcut: the shortcut option.
-        data: the data set trained on.
-        validation: how many training images were held out.
-        test: the final network's score on the test set.
-    """
-    last = trainer.history[-1]
+    """Collect what ``run.json`` holds of a finished run, with ``validation`` training images held out."""
+    about, last = circumstances(data, trainer.device), trainer.history[-1]
+    about["data"]["training_images"] = len(data.train) - validation
+    about["data"] |= {"validation_images": validation, "test_images": len(data.test)}
+    final = {key: last[key] for key in ("train_loss", "train_error")}
+    times = [part["processor_seconds"] for part in trainer.parts]  # None before that was measured
     return {
         "arch": arch,
         "shortcut": shortcut if arch.startswith("resnet") else None,
         "parameters": count_parameters(trainer.model),
         "recipe": dataclasses.asdict(trainer.recipe),
         "steps": trainer.step,
-        "data": {
-            "name": data.name,
-            "title": data.title,
-            "fingerprint": data.fingerprint,
-            "training_images": len(data.train) - validation,
-            "validation_images": validation,
-            "test_images": len(data.test),
-        },
-        "final": {
-            "train_loss": last["train_loss"],
-            "train_error": last["train_error"],
-            "test_loss": test.loss,
-            "test_error": test.error,
-        },
+        "final": final | {"test_loss": test.loss, "test_error": test.error},
         "how": trainer.how,
         "seconds": round(trainer.seconds, 1),
-        "processor_seconds": _processor_seconds(trainer.parts),
+        "processor_seconds": None if None in times else round(sum(times), 1),
         "parts": trainer.parts,
-        "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "hardware": hardware(trainer.device),
-        "versions": versions(),
-        "commit": commit(),
+        **about,
     }
-
-
-def _processor_seconds(parts: list[dict]) -> float | None:
-    """Return the processor time of a whole run; None if a part of it was trained before that was measured."""
-    times = [part["processor_seconds"] for part in parts]
-    return None if None in times else round(sum(times), 1)
 
 
 def save_run(folder: Path, run: Run, trainer: Trainer | None = None) -> None:
     """Write a run into an empty ``folder``; use :func:`resnet56.records.files.new_folder` to make that atomic.
 
-    Args:
-        folder: where.
-        run: the run.
-        trainer: if given, its network is kept too, with the mean image that it was trained with.
+    If its trainer is given, the network is kept too, with the mean image that it was trained with.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run.history.to_csv(folder / "history.csv", index=False, float_format="%.6g")
     if run.gradients is not None:
-        layers = run.gradients.drop_duplicates("depth")
-        quantities = run.gradients.columns.drop(["step", "depth", "layer", "stage"])
-        arrays = {name: run.gradients.pivot(index="step", columns="depth", values=name) for name in quantities}
-        np.savez_compressed(
-            folder / "gradients.npz",
-            steps=run.gradients["step"].unique(),
-            layers=layers["layer"].to_numpy(dtype=str),
-            stages=layers["stage"].to_numpy(dtype=str),
-            **{name: array.to_numpy(dtype=np.float32) for name, array in arrays.items()},
-        )
+        steps, layers = run.gradients["step"].unique(), run.gradients.drop_duplicates("depth")
+        arrays = {f"{name}s": layers[name].to_numpy(dtype=str) for name in ("layer", "stage")}
+        for name in run.gradients.columns.drop(["step", "depth", "layer", "stage"]):
+            arrays[name] = run.gradients[name].to_numpy(dtype=np.float32).reshape(len(steps), len(layers))
+        np.savez_compressed(folder / "gradients.npz", steps=steps, **arrays)
     about = dict(run.about)
     if trainer is not None:
         about["logits"] = reference_logits(copy.deepcopy(trainer.model).cpu(), trainer.batches.mean.cpu()).tolist()
@@ -164,19 +149,22 @@ def reference_logits(model: nn.Module, mean: Tensor) -> Tensor:
 
 
 def load_run(folder: str | Path) -> Run:
-    """Load a recorded run, by its folder or by the name of its folder in ``data/runs/``.
+    """Load a recorded run, by its folder or by that folder's name in ``data/runs/``.
 
-    Raises:
-        InputError: if there is none, or one of its files is damaged or missing.
+    If there is none, or one of its files is damaged or missing, that is an ``InputError``.
     """
-    folder = Path(folder) if Path(folder).is_dir() else data_dir() / "runs" / folder
-    about = unseal(folder / "run.json", "recorded run")
-    try:
-        history = pd.read_csv(folder / "history.csv")
-        gradients = _load_gradients(folder / "gradients.npz") if "gradients.npz" in about["files"] else None
+    with unsealed(folder, "run.json", "recorded run") as (folder, about):
+        history, gradients = pd.read_csv(folder / "history.csv"), None
+        if "gradients.npz" in about["files"]:
+            with np.load(folder / "gradients.npz", allow_pickle=False) as file:
+                arrays = dict(file)
+            steps, layers, stages = (arrays.pop(name) for name in ("steps", "layers", "stages"))
+            gradients = pd.DataFrame({"step": np.repeat(steps, len(layers))})
+            gradients["depth"] = np.tile(np.arange(1, len(layers) + 1), len(steps))
+            gradients["layer"], gradients["stage"] = np.tile(layers, len(steps)), np.tile(stages, len(steps))
+            for name, values in arrays.items():
+                gradients[name] = values.ravel()
         return Run(about, history, gradients)
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"recorded run {folder.name} cannot be read ({error}); {how_to_get(folder)}") from error
 
 
 @dataclass(frozen=True)
@@ -204,7 +192,7 @@ def load_comparison(name: str) -> Comparison:
     Raises:
         InputError: if there is none of that name, or it is damaged, incomplete or of two data sets.
     """
-    folder = data_dir() / "runs" / name
+    folder = place(name)
     runs = {run.arch.rstrip("0123456789"): run for run in map(load_run, find_runs(folder).values())}
     if set(runs) != {"plain", "resnet"}:
         raise InputError(f"no complete comparison at {folder}; {how_to_get(folder)}")
@@ -214,22 +202,12 @@ def load_comparison(name: str) -> Comparison:
 
 
 def load_pretrained(arch: str, suite: str | None = None) -> tuple[nn.Module, Tensor]:
-    """Load a recorded network with its trained weights.
-
-    Args:
-        arch: the architecture, such as ``"resnet56"``.
-        suite: folder in ``data/runs/``; if None, all of them are searched.
+    """Load a recorded network with its trained weights, from the folder ``suite`` in ``data/runs/`` or from anywhere.
 
     Returns:
         The network, in evaluation mode, and the mean image of its training images, ``(3, 32, 32)``. Where several runs
-        of this network kept their weights, those of the longest; of equally long ones, the first by name.
-
-    Raises:
-        InputError: if there is none, or it is damaged.
-
-    Example:
-        >>> model, mean = load_pretrained("resnet56")
-        >>> evaluate(model, data.test, mean)
+        of this network kept their weights, those of the longest; of equally long ones, the first by name. If there is
+        none, or it is damaged, that is an ``InputError``.
     """
     run, path = find_pretrained(arch, suite)
     weights = load_file(path / "weights.safetensors")
@@ -241,57 +219,34 @@ def load_pretrained(arch: str, suite: str | None = None) -> tuple[nn.Module, Ten
 
 def find_pretrained(arch: str, suite: str | None = None) -> tuple[Run, Path]:
     """Return the run whose weights :func:`load_pretrained` takes, and its folder."""
+    from .suites import SUITES  # imported here: suites record runs
+
     arch = "{}{}".format(*parse_arch(arch))
-    folder = data_dir() / "runs" / (suite or "")
+    folder = place(suite)
     paths = [path for path in find_runs(folder).values() if (path / "weights.safetensors").exists()]
     found = [(run, path) for run, path in zip(map(load_run, paths), paths, strict=True) if run.arch == arch]
-    if not found:
-        raise InputError(f"no trained weights of {arch!r} in {folder}; {how_to_train(arch, folder)}")
-    return max(found, key=lambda pair: pair[0].about["steps"])
-
-
-def how_to_train(arch: str, folder: Path) -> str:
-    """Say which command makes weights of ``arch`` in a folder of records, or what does instead."""
-    from .suites import SUITES  # imported here: suites record runs
-
-    named = [name for name in SUITES if folder.name.startswith(f"{name}-")]
-    for name in named or ("laptop", "paper", "fast"):
-        for run, (trained, recipe) in SUITES[name].runs.items():
-            if trained == arch and SUITES[name].keep and recipe.seed == 0:
-                return how_to_get(folder / run if named else data_dir() / "runs" / name / run)
-    return (
-        f"no suite keeps them; `resnet56 train --arch {arch}` trains one, and "
-        "load_model(load_checkpoint(path)) of resnet56.records.checkpoint loads it"
+    if found:
+        return max(found, key=lambda pair: pair[0].about["steps"])
+    name, run = folder.name.split("-")[0], f"{arch}-seed-0"  # whose weights suites keep
+    places = {name: folder} if name in SUITES else {name: place() / name for name in ("laptop", "paper", "fast")}
+    kept = [where / run for name, where in places.items() if run in SUITES[name].runs]
+    step = (
+        how_to_get(kept[0])
+        if kept
+        else (
+            f"no suite keeps them; `resnet56 train --arch {arch}` trains one, and "
+            "load_model(load_checkpoint(path)) of resnet56.records.checkpoint loads it"
+        )
     )
-
-
-def how_to_get(path: Path) -> str:
-    """Say which step brings a missing or damaged record, whose place in ``data/runs/`` is ``path``."""
-    from .suites import SUITES  # imported here: suites record runs
-
-    there = f"move {path} away, and " if path.exists() else ""
-    for folder in (path, *path.parents[:2]):
-        suite, data, _, steps = re.fullmatch(r"([^-]*)-?(.*?)(-(\d+)-steps)?", folder.name).groups()
-        if suite in SUITES:
-            flags = f" --data {data}" * bool(data) + f" --iterations {steps}" * bool(steps)
-            if path.parent.name == "measurements":
-                return f"{there}`resnet56 measure {suite}{flags}` makes it anew"
-            flags += f" --only {path.name}" * (path.name in SUITES[suite].runs)
-            return f"{there}`resnet56 reproduce {suite}{flags}` makes it{' anew' * bool(there)}"
-    match = re.fullmatch(r"compare-(\d+)-([\w-]+)-(\d+)-steps-seed-(\d+)", path.name)
-    if match and "exercises" not in path.parts:
-        command = "resnet56 compare --depth {} --data {} --steps {} --seed {}".format(*match.groups())
-        return f"{there}`{command}` makes it{' anew' * bool(there)}"
-    return "bring it back with `git checkout -- PATH` if it is one of the book's, or choose another"
+    raise InputError(f"no trained weights of {arch!r} in {folder}; {step}")
 
 
 def find_runs(folder: str | Path | None = None) -> dict[str, Path]:
     """Find all recorded runs under ``folder``, as a dict from name to path; what is hidden is left out.
 
-    Args:
-        folder: a folder, or the name of one in ``data/runs/``; all of that if None.
+    It may be the name of a folder in ``data/runs/``; all of that if None.
     """
-    folder = Path(folder) if folder and Path(folder).is_dir() else data_dir() / "runs" / (folder or "")
+    folder = place(folder)
     paths = [path.parent.relative_to(folder) for path in sorted(folder.rglob("run.json"))]
     return {path.as_posix(): folder / path for path in paths if not any(part.startswith(".") for part in path.parts)}
 
@@ -305,22 +260,16 @@ def runs_table(folder: str | Path | None = None, need: Iterable[str] = ()) -> pd
     ``processor_seconds`` (of all threads: the cost, whatever else the machine did; not a number where it was not
     recorded), ``hardware``; the index is the name.
 
-    Args:
-        folder: as for :func:`find_runs`.
-        need: names of runs that must be there.
-
     Raises:
-        InputError: if there is none, one of ``need`` is missing, one is damaged, or a folder holds runs on two data
-            sets of one name; the message names it.
+        InputError: if there is none, one that ``need`` names is missing, one is damaged, or a folder holds runs on two
+            data sets of one name.
     """
-    found = find_runs(folder)
-    place = Path(folder) if folder and Path(folder).is_dir() else data_dir() / "runs" / (folder or "")
+    found, where = find_runs(folder), place(folder)
     missing = [name for name in need if name not in found]
     if missing or not found:
-        what = ", ".join(missing) or "a run"
-        first = place / missing[0] if len(missing) == 1 else place
+        first = where / missing[0] if len(missing) == 1 else where
         make = how_to_get(first) if folder else "`resnet56 reproduce laptop` and `resnet56 compare` make some"
-        raise InputError(f"not recorded in {place}: {what}; {make}")
+        raise InputError(f"not recorded in {where}: {', '.join(missing) or 'a run'}; {make}")
     rows, fingerprints = {}, {}
     for name, path in found.items():
         run = load_run(path)
@@ -328,37 +277,22 @@ def runs_table(folder: str | Path | None = None, need: Iterable[str] = ()) -> pd
         first = fingerprints.setdefault((path.parent, data["name"]), (data["fingerprint"], name))
         if first[0] != data["fingerprint"]:
             raise InputError(
-                f"{first[1]} and {name} in {place} were trained on two data sets called {data['name']} "
+                f"{first[1]} and {name} in {where} were trained on two data sets called {data['name']} "
                 f"({first[0][:8]}, {data['fingerprint'][:8]}); move one of them to another folder"
             )
         family, depth = parse_arch(run.arch)
-        rows[name] = {
-            "run": run,
-            "arch": run.arch,
-            "family": family,
-            "depth": depth,
-            "seed": about["recipe"]["seed"],
-            "data": data["title"],
-            "fingerprint": data["fingerprint"],
-            "steps": about["steps"],
-            **last_steps(run.history),
-            "test_error": about["final"]["test_error"],
-            "seconds": about["seconds"],
-            "processor_seconds": about.get("processor_seconds"),
-            "hardware": run.hardware,
-        }
+        row = {"run": run, "arch": run.arch, "family": family, "depth": depth, "seed": about["recipe"]["seed"]}
+        row |= {"data": data["title"], "fingerprint": data["fingerprint"], "steps": about["steps"]}
+        row |= last_steps(run.history) | {"test_error": about["final"]["test_error"], "seconds": about["seconds"]}
+        rows[name] = row | {"processor_seconds": about.get("processor_seconds"), "hardware": run.hardware}
     return pd.DataFrame.from_dict(rows, orient="index").astype({"processor_seconds": float})
 
 
 def last_steps(history: pd.DataFrame, steps: int = 50) -> dict[str, float]:
-    """Return ``train_loss`` and ``train_error`` of a history, means over the last steps of the run.
+    """Return ``train_loss`` and ``train_error`` of a history, means over the last steps of the run, or over all.
 
     A row of the history is a mean over the steps since the row before, ten or, at the end of an epoch, fewer. It counts
     here as often as steps of it are among the last ones; of a row that only partly is, its mean stands for that part.
-
-    Args:
-        history: of a run.
-        steps: how many; all, if there are no more.
     """
     ends = history["step"].to_numpy()
     begins = np.maximum(np.concatenate([[0], ends[:-1]]), ends[-1] - steps)
@@ -373,7 +307,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     ``test_error_std`` (percent; the standard deviation is the sample's, not a number for one seed).
 
     Raises:
-        InputError: if runs are of two data sets, or those of a network differ in more than their seeds.
+        InputError: if runs are of two data sets, or those of a network differ in more than their seeds and precisions.
     """
     sets = runs.drop_duplicates("fingerprint")
     if len(sets) > 1:
@@ -381,105 +315,29 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
         raise InputError(f"these runs are of {len(sets)} data sets: {listed}; summarise those of one")
     groups = runs.groupby(["family", "depth"])
     for _, group in groups:
-        kinds = {json.dumps(_kind(run), sort_keys=True) for run in group["run"]}
-        if len(kinds) > 1 or group["seed"].duplicated().any():
-            what = "are of several recipes" if len(kinds) > 1 else "have one seed"
+        kinds = [run.identity | {"seed": 0, "precision": "", "steps": run.about["steps"]} for run in group["run"]]
+        several = any(kind != kinds[0] for kind in kinds)
+        if several or group["seed"].duplicated().any():
+            what = "are of several recipes" if several else "have one seed"
             raise InputError(
                 f"{', '.join(group.index)} {what}, so a mean would mix them up; summarise one recipe's seeds"
             )
-    table = groups.agg(
-        seeds=("seed", "count"),
-        train_error=("train_error", "mean"),
-        train_error_std=("train_error", "std"),
-        test_error=("test_error", "mean"),
-        test_error_std=("test_error", "std"),
-    )
+    table = groups.agg(seeds=("seed", "count"))
+    for name in ("train_error", "test_error"):
+        table[name], table[f"{name}_std"] = groups[name].mean(), groups[name].std()
     return table.reset_index()
-
-
-def _kind(run: Run) -> list:
-    """Return what runs have in common that differ only in their seed, and in what their hardware computes in."""
-    recipe = {key: value for key, value in run.about["recipe"].items() if key not in ("seed", "precision")}
-    return [run.about["steps"], run.about["shortcut"], run.about["data"]["validation_images"], recipe]
-
-
-def _load_gradients(path: Path) -> pd.DataFrame:
-    with np.load(path, allow_pickle=False) as arrays:
-        steps, layers = arrays["steps"], arrays["layers"]
-        return pd.DataFrame(
-            {
-                "step": np.repeat(steps, len(layers)),
-                "depth": np.tile(np.arange(1, len(layers) + 1), len(steps)),
-                "layer": np.tile(layers, len(steps)),
-                "stage": np.tile(arrays["stages"], len(steps)),
-                **{name: arrays[name].ravel() for name in arrays if name not in ("steps", "layers", "stages")},
-            }
-        )
-
-
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file, as 64 hexadecimal digits; of text, whatever line ends it was checked out with."""
-    content = path.read_bytes()
-    if path.suffix in (".csv", ".json"):
-        content = content.replace(b"\r\n", b"\n")
-    return hashlib.sha256(content).hexdigest()
-
-
-def checksum(about: dict) -> str:
-    """Return the sha256 of everything in ``about`` but its own ``checksum``."""
-    rest = {key: value for key, value in about.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def seal(path: Path, about: dict) -> None:
-    """Write ``about`` as JSON, with the checksums of itself and of all files beside it."""
-    about = {**about, "files": {file.name: sha256(file) for file in sorted(path.parent.iterdir())}}
-    about = json.loads(json.dumps(about))  # what it will be when loaded: a number as a key becomes a string
-    about["checksum"] = checksum(about)
-    path.write_text(json.dumps(about, indent=2) + "\n")
-
-
-def unseal(path: Path, what: str) -> dict:
-    """Read what :func:`seal` wrote, and check every file.
-
-    Args:
-        path: of the JSON.
-        what: it is, for messages.
-
-    Raises:
-        InputError: if a file is missing or damaged.
-    """
-    folder = path.parent
-    if not folder.exists():
-        raise InputError(f"no {what} at {folder}; {how_to_get(folder)}")
-    try:
-        about = json.loads(path.read_text())
-        damaged = [path.name] * (about["checksum"] != checksum(about))
-        damaged += [name for name, digest in about["files"].items() if sha256(folder / name) != digest]
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{what} {folder.name} cannot be read ({error}); {how_to_get(folder)}") from error
-    if damaged:
-        raise InputError(f"{what} {folder.name}: {damaged[0]} is damaged (its checksum differs); {how_to_get(folder)}")
-    if about.get("commit", UNKNOWN) is None:  # as it was written once
-        about["commit"] = UNKNOWN
-    return about
 
 
 @functools.cache
 def commit() -> str:
-    """Return the commit of the checkout this package runs from, ``+changes`` if it was edited.
-
-    Without a checkout, or without git, it is "unknown".
-    """
-    here = Path(__file__).resolve().parent
-    if not (here.parent.parent / ".git").exists():
+    """Return the commit of the checkout this package runs from, ``+changes`` if it was edited; "unknown" without."""
+    package = Path(__file__).resolve().parents[1]
+    if not (package.parent / ".git").exists():
         return UNKNOWN
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-c", "safe.directory=*", "-C", here, *arguments]  # whoever the checkout belongs to
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
+    command = ["git", "-c", "safe.directory=*", "-C", package]  # whoever the checkout belongs to
+    command += ["status", "--porcelain=2", "--branch", "--", package]
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", here.parent) else "")
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return UNKNOWN
+    return lines[0].removeprefix("# branch.oid ") + "+changes" * any(not line.startswith("#") for line in lines)

@@ -1,20 +1,19 @@
 """Suites: the recorded runs of the book, planned, trained, continued and recorded by one command."""
 
 import copy
-import dataclasses
 import fnmatch
 import math
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from ..data import DataSet, Split, hold_out, normalise
-from ..datasets import load_data
 from ..devices import fast_precision, pick_device
 from ..errors import InputError
 from ..fast import fit_together
@@ -41,35 +40,34 @@ from ..treatments import (
 )
 from .checkpoint import Checkpoint, resume
 from .files import InProgress, check_writable, data_dir, lock, new_folder
-from .runs import Run, commit, describe_run, load_run, save_run
+from .runs import Run, commit, describe_run, differences, identity, load_run, save_run
 
 VALIDATION = 5000  # training images held out, as in the paper: they make the curves, and choose nothing
 RECORDED_STEPS = 70  # steps of a run at which gradients are recorded, about
 PROBE = 128  # images of the probe batch
 RATES = (0.003, 0.01, 0.03, 0.06, 0.1, 0.3)  # the highest of a run
 
+Runs = dict[str, tuple[str, Recipe]]  # architecture and recipe by name
+
 
 @dataclass(frozen=True)
 class Suite:
-    """Runs that belong together.
+    """Runs that belong together."""
 
-    Attributes:
-        runs: architecture and recipe by name, in the order in which they are wanted.
-        keep: whether gradients and weights are kept, of seed 0.
-        treated: whether each run is called by its treatment, which is diagnosed before and after training.
-    """
-
-    runs: dict[str, tuple[str, Recipe]]
-    keep: bool = True
-    treated: bool = False
+    runs: Runs  #: in the order in which they are wanted
+    keep: bool = True  #: whether gradients and weights are kept, of seed 0
+    treated: bool = False  #: whether each is called by its treatment, which is diagnosed before and after training
 
 
-def _seeds(recipe: Recipe, archs: tuple[str, ...], seeds: range, **others: Recipe) -> dict[str, tuple[str, Recipe]]:
-    """Return runs of each network with each seed; ``others`` are the recipes of networks that need one of their own."""
+def _each(recipe: Recipe, *archs: str) -> Runs:
+    return {arch: (arch, recipe) for arch in archs}
+
+
+def _seeded(seeds: Iterable[int], runs: Runs) -> Runs:
     return {
-        f"{arch}-seed-{seed}": (arch, dataclasses.replace(others.get(arch, recipe), seed=seed))
+        f"{name}-seed-{seed}": (arch, replace(recipe, seed=seed))
         for seed in seeds
-        for arch in archs
+        for name, (arch, recipe) in runs.items()
     }
 
 
@@ -106,106 +104,78 @@ TREATMENTS = {
 }
 
 
-def _ingredients() -> dict[str, tuple[str, Recipe]]:
-    """Return the trials that chose the fast preset: what is new in each, on top of one before it."""
-    paper = Recipe(epochs=5)
-    one_cycle = dataclasses.replace(paper, schedule="one-cycle", lr=0.2)
-    nesterov = dataclasses.replace(one_cycle, nesterov=True)
-    decay_all = dataclasses.replace(nesterov, weight_decay=5e-4)
-    decay = dataclasses.replace(decay_all, decay_all=False)
-    recipes = {
-        "paper": paper,
-        "one-cycle": one_cycle,
-        "nesterov": nesterov,
-        "decay-all": decay_all,
-        "decay": decay,
-        "smoothing": dataclasses.replace(decay, label_smoothing=0.1),
-        "large-batch-0.8": dataclasses.replace(decay, batch_size=512, lr=0.8),
-        "large-batch-1.6": dataclasses.replace(decay, batch_size=512, lr=1.6),
-    }
+def _ingredients() -> Runs:
+    """Return the trials that chose the fast preset: each adds something to the one before, the last three to decay."""
+    recipes = {"paper": Recipe(epochs=5)}
+    recipes["one-cycle"] = replace(recipes["paper"], schedule="one-cycle", lr=0.2)
+    recipes["nesterov"] = replace(recipes["one-cycle"], nesterov=True)
+    recipes["decay-all"] = replace(recipes["nesterov"], weight_decay=5e-4)
+    decay = recipes["decay"] = replace(recipes["decay-all"], decay_all=False)
+    recipes["smoothing"] = replace(decay, label_smoothing=0.1)
+    recipes |= {f"large-batch-{lr}": replace(decay, batch_size=512, lr=lr) for lr in (0.8, 1.6)}
     return {name: ("resnet8", recipe) for name, recipe in recipes.items()}
 
 
-def _rates() -> dict[str, tuple[str, Recipe]]:
-    """Return shallow and deep networks at several learning rates: does a plain one do better with another?"""
-    return {
-        f"{arch}-lr-{lr:g}": (arch, dataclasses.replace(LAPTOP, epochs=2, lr=lr))
-        for lr in RATES
-        for arch in ("plain20", "plain56", "resnet20", "resnet56")
-    }
-
-
-def _treatments() -> dict[str, tuple[str, Recipe]]:
-    """Return every treatment, under the recipe of the suite ``laptop`` but for what it needs of its own."""
-    return {
-        f"{name}-seed-{seed}": (arch, dataclasses.replace(LAPTOP, seed=seed, **changes))
-        for seed in range(2)
-        for name, (arch, _, changes) in TREATMENTS.items()
-    }
-
-
+MAIN = ("resnet56", "plain56", "plain20", "resnet20")
+BETWEEN = ("plain44", "resnet44", "plain32", "resnet32")
 SUITES = {
     "paper": Suite(
-        _seeds(PAPER, ("plain56", "resnet56"), range(5))
-        | _seeds(
-            PAPER,
-            ("plain20", "resnet20", "plain32", "resnet32", "plain44", "resnet44", "resnet110"),
+        _seeded(range(5), _each(PAPER, "plain56", "resnet56"))
+        | _seeded(
             range(3),
-            resnet110=dataclasses.replace(PAPER, warmup=400),  # as in the paper, section 4.2
+            _each(PAPER, "plain20", "resnet20", "plain32", "resnet32", "plain44", "resnet44")
+            | _each(replace(PAPER, warmup=400), "resnet110"),  # as in the paper, section 4.2
         )
     ),
-    "fast": Suite(_seeds(FAST, ("plain56", "resnet56"), range(5))),
-    "laptop": Suite(
-        _seeds(LAPTOP, ("resnet56", "plain56", "plain20", "resnet20"), range(1))
-        | _seeds(LAPTOP, ("plain44", "resnet44", "plain32", "resnet32"), range(1))
-        | _seeds(LAPTOP, ("resnet56", "plain56", "plain20", "resnet20"), range(1, 2))
-    ),
+    "fast": Suite(_seeded(range(5), _each(FAST, "plain56", "resnet56"))),
+    "laptop": Suite(_seeded([0], _each(LAPTOP, *MAIN, *BETWEEN)) | _seeded([1], _each(LAPTOP, *MAIN))),
     "ingredients": Suite(_ingredients(), keep=False),
-    "rates": Suite(_rates(), keep=False),
-    "treatments": Suite(_treatments(), keep=False, treated=True),
+    "rates": Suite(  # does a plain network do better at another rate?
+        {
+            f"{arch}-lr-{lr:g}": (arch, replace(LAPTOP, epochs=2, lr=lr))
+            for lr in RATES
+            for arch in ("plain20", "plain56", "resnet20", "resnet56")
+        },
+        keep=False,
+    ),
+    "treatments": Suite(
+        _seeded(range(2), {name: (arch, replace(LAPTOP, **own)) for name, (arch, _, own) in TREATMENTS.items()}),
+        keep=False,
+        treated=True,
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a suite.
-
-    Attributes:
-        arch: what is trained.
-        recipe: how.
-        record: the folder that its record takes.
-        checkpoint: the file that it is saved to until then.
-        keep: whether its gradients and weights are kept.
-        treatment: a name in ``TREATMENTS``; None for none.
-    """
+    """One run of a suite."""
 
     arch: str
     recipe: Recipe
-    record: Path
-    checkpoint: Path
-    keep: bool
-    treatment: str | None = None
+    record: Path  #: the folder that its record takes
+    checkpoint: Path  #: the file that it is saved to until then
+    keep: bool  #: whether its gradients and weights are kept
+    treatment: str | None  #: a name in ``TREATMENTS``
 
     @property
     def name(self) -> str:
         """The name of the run in its suite, such as ``"resnet56-seed-0"``."""
         return self.record.name
 
+    @property
+    def cost(self) -> float:
+        """Its time, up to a factor: depth times images."""
+        images = self.recipe.epochs or self.recipe.iterations * self.recipe.batch_size
+        return parse_arch(self.arch)[1] * images
+
 
 def plan(
     suite: str, data: DataSet, *, out: Path | None = None, precision: str = "fp32", iterations: int | None = None
 ) -> list[Job]:
-    """List the runs of a suite, in order.
+    """List the runs of a suite, a name in ``SUITES``, in order; an ``InputError`` if there is none.
 
-    Args:
-        suite: a name in ``SUITES``.
-        data: the data set.
-        out: folder for ``runs/`` and ``checkpoints/``; ``data/`` if None.
-        precision: of all runs.
-        iterations: steps of each run instead of the recipe's, for a rehearsal.
-
-    Raises:
-        InputError: if there is no suite of that name.
+    Folders for ``runs/`` and ``checkpoints/`` are in ``out``, or in ``data/``. With ``iterations`` each run has so many
+    steps instead of the recipe's, for a rehearsal.
     """
     if suite not in SUITES:
         raise InputError(f"unknown suite {suite!r}: use {', '.join(SUITES)}")
@@ -214,19 +184,17 @@ def plan(
     length = {"iterations": iterations, "epochs": None} if iterations else {}
     jobs = []
     for name, (arch, recipe) in SUITES[suite].runs.items():
-        recipe = dataclasses.replace(recipe, precision=precision, **length)
-        keep = SUITES[suite].keep and recipe.seed == 0
+        recipe = replace(recipe, precision=precision, **length)
         record, checkpoint = out / "runs" / folder / name, out / "checkpoints" / folder / f"{name}.pt"
         treatment = name.rsplit("-seed-", 1)[0] if SUITES[suite].treated else None
-        jobs.append(Job(arch, recipe, record, checkpoint, keep, treatment))
+        jobs.append(Job(arch, recipe, record, checkpoint, SUITES[suite].keep and recipe.seed == 0, treatment))
     return jobs
 
 
 def select(jobs: list[Job], only: str) -> list[Job]:
-    """Return those of the jobs whose names are listed in ``only``, separated by commas; ``*`` stands for anything.
+    """Return the jobs whose names are listed in ``only``, separated by commas; ``*`` stands for anything.
 
-    Raises:
-        InputError: if something listed is the name of none.
+    If something listed is the name of none, that is an ``InputError``.
     """
     wanted = [pattern.strip() for pattern in only.split(",")]
     for pattern in wanted:
@@ -237,8 +205,8 @@ def select(jobs: list[Job], only: str) -> list[Job]:
 
 def reproduce(
     suite: str,
+    data: DataSet,
     *,
-    data: DataSet | None = None,
     device: str | torch.device = "auto",
     out: Path | None = None,
     only: str = "*",
@@ -255,13 +223,12 @@ def reproduce(
     those that others still train.
 
     Args:
-        suite, out, iterations: as for :func:`plan`.
-        data: the data set; the first that is available if None.
+        suite, data, out, iterations: as for :func:`plan`.
         device: where to train.
         only: as for :func:`select`.
         at_once: how many networks are trained at the same time; if None, 8 on an NVIDIA GPU, of which one network
             leaves most idle, and 1 elsewhere.
-        time_limit: seconds after which to stop and save.
+        time_limit: seconds after which to stop and save, with an ``OutOfTime``.
         progress: show a bar per network.
         say: called with each line of the report.
 
@@ -271,12 +238,10 @@ def reproduce(
     Raises:
         InputError: if the suite or the device cannot be had, or a record or checkpoint is damaged or of another run.
         Interrupted: on SIGINT or SIGTERM, when all is saved.
-        OutOfTime: at the time limit, when all is saved.
     """
     deadline = time.monotonic() + time_limit
     commit()  # of the code that trains, before anyone edits it
     device = pick_device(device) if isinstance(device, str) else device
-    data = data or load_data()
     out = out or data_dir()
     jobs = select(plan(suite, data, out=out, precision=fast_precision(device), iterations=iterations), only)
     for folder in (jobs[0].record.parent, jobs[0].checkpoint.parent):
@@ -284,22 +249,34 @@ def reproduce(
     count = min(VALIDATION, len(data.train) // 10)
     recorded = sum(_is_recorded(job, data, count) for job in jobs)
     say(f"Suite {suite} on {data.title}: {recorded} of {len(jobs)} runs are recorded.")
-    train, validation = (split.to(device) for split in hold_out(data.train, count))
+    splits = [split.to(device) for split in hold_out(data.train, count)]
     at_once = at_once or (8 if device.type == "cuda" else 1)
-    begun, work = time.monotonic(), 0.0
+    begun, done = time.monotonic(), 0.0
     while True:
         with ExitStack() as locks:
             group = _take_missing(jobs, at_once, locks)
             if not group:
                 break
-            if work:
-                left = sum(_work(job) for job in jobs if not job.record.exists())
-                say(f"About {(time.monotonic() - begun) / work * left / 60:,.0f} minutes to go.")
-            _train(group, data, train, validation, device, deadline, progress, say, out / "tmp")
-            work += sum(map(_work, group))
+            if done:
+                left = sum(job.cost for job in jobs if not job.record.exists())
+                say(f"About {(time.monotonic() - begun) / done * left / 60:,.0f} minutes to go.")
+            _train(group, data, *splits, say, out / "tmp", deadline=deadline, progress=progress)
+            done += sum(job.cost for job in group)
     if others := [job.name for job in jobs if not job.record.exists()]:
         say(f"Other processes are training {', '.join(others)}; nothing is left to do here.")
     return [job.record for job in jobs if job.record.exists()]
+
+
+def _is_recorded(job: Job, data: DataSet, validation: int) -> bool:
+    """Tell whether a run is recorded; what it was trained on, and how, must be what is asked for."""
+    if not job.record.exists():
+        return False
+    there = load_run(job.record).identity | {"precision": job.recipe.precision}
+    here = identity(job.arch, "A", data.fingerprint, validation, vars(job.recipe))
+    if found := differences(there, here):
+        what = "data set" if there["sha256"] != here["sha256"] else "recipe"
+        raise InputError(f"{job.record} is of another {what}: {found}; move it away, or give --out")
+    return True
 
 
 def _take_missing(jobs: list[Job], count: int, locks: ExitStack) -> list[Job]:
@@ -308,74 +285,32 @@ def _take_missing(jobs: list[Job], count: int, locks: ExitStack) -> list[Job]:
     for job in jobs:
         if len(taken) == count:
             break
-        with ExitStack() as held:
-            try:
-                held.enter_context(lock(job.checkpoint))
-            except InProgress:
-                continue
+        with suppress(InProgress):
+            locks.enter_context(lock(job.checkpoint))
             if job.record.exists():
                 job.checkpoint.unlink(missing_ok=True)  # of a process that was killed before it could
             else:
-                locks.push(held.pop_all())
                 taken.append(job)
     return taken
 
 
-def _work(job: Job) -> float:
-    """Return the cost of a run, up to a factor: its depth times its images."""
-    recipe = job.recipe
-    images = recipe.epochs if recipe.epochs else recipe.iterations * recipe.batch_size
-    return parse_arch(job.arch)[1] * images
-
-
-def _is_recorded(job: Job, data: DataSet, validation: int) -> bool:
-    """Tell whether a run is recorded; what it was trained on, and how, must be what is asked for."""
-    if not job.record.exists():
-        return False
-    about = load_run(job.record).about
-    here = dataclasses.asdict(job.recipe) | {"milestones": list(job.recipe.milestones)}
-    here |= {"arch": job.arch, "sha256": data.fingerprint[:8], "validation_images": validation}
-    there = about["recipe"] | about["data"] | {"arch": about["arch"], "sha256": about["data"]["fingerprint"][:8]}
-    differences = [
-        f"{key} is {there[key]} there, {value} here"
-        for key, value in here.items()
-        if there[key] != value and key != "precision"
-    ]
-    if differences:
-        what = "data set" if there["sha256"] != here["sha256"] else "recipe"
-        raise InputError(f"{job.record} is of another {what}: {'; '.join(differences)}; move it away, or give --out")
-    return True
-
-
-def _train(
-    jobs: list[Job],
-    data: DataSet,
-    train: Split,
-    validation: Split,
-    device: torch.device,
-    deadline: float,
-    progress: bool,
-    say: Callable[[str], object],
-    scratch: Path,
-) -> None:
+def _train(jobs: list[Job], data: DataSet, train: Split, validation: Split, say: Callable, scratch: Path, **options):
     """Train some networks at once, from their checkpoints where there are any, say how well, and record them."""
     trainers, recorders, checkpoints = {}, {}, {}
     with ExitStack() as stack:
         for job in jobs:
-            trainer = _begin(job, train, device)
+            trainer = trainers[job.name] = _begin(job, train)
             if job.keep:
-                images = evenly(train, PROBE)
-                probe = normalise(images.pixels, trainer.batches.mean), images.labels
-                every = max(1, trainer.total_steps // RECORDED_STEPS)
-                recorders[job.name] = stack.enter_context(GradientRecorder(trainer, every, probe))
+                recorder = GradientRecorder(trainer, max(1, trainer.total_steps // RECORDED_STEPS), _probe(trainer))
+                recorders[job.name] = stack.enter_context(recorder)
             checkpoint = Checkpoint(job.checkpoint, job.arch, "A", data.name, data.fingerprint, len(validation))
             if checkpoint.path.exists():
                 resume(trainer, checkpoint)
-            trainers[job.name], checkpoints[job.name] = trainer, checkpoint
-        fit_together(trainers, validation=validation, checkpoints=checkpoints, deadline=deadline, progress=progress)
+            checkpoints[job.name] = checkpoint
+        fit_together(trainers, validation=validation, checkpoints=checkpoints, **options)
     for job in jobs:
         trainer = trainers[job.name]
-        test = evaluate(trainer.model, data.test.to(device), trainer.batches.mean, job.recipe.precision)
+        test = evaluate(trainer.model, data.test.to(trainer.device), trainer.batches.mean, job.recipe.precision)
         say(f"{job.name}: test error {test.error:.2f} %")
         about = describe_run(trainer, arch=job.arch, shortcut="A", data=data, validation=len(validation), test=test)
         if job.treatment:
@@ -386,11 +321,17 @@ def _train(
         job.checkpoint.unlink()
 
 
-def _begin(job: Job, train: Split, device: torch.device) -> Engine:
-    """Return the trainer of a run, before its first step."""
+def _begin(job: Job, train: Split) -> Engine:
+    """Return the trainer of a run, before its first step, on the device of its images."""
     torch.manual_seed(job.recipe.seed)
     treatment = TREATMENTS[job.treatment][1]() if job.treatment else None
-    return Engine(build_model(job.arch), train, job.recipe, device, treatment)
+    return Engine(build_model(job.arch), train, job.recipe, train.labels.device, treatment)
+
+
+def _probe(trainer: Engine) -> tuple[Tensor, Tensor]:
+    """Return a batch of training images as the network sees them, and their labels."""
+    images = evenly(trainer.batches.split, PROBE)
+    return normalise(images.pixels, trainer.batches.mean), images.labels
 
 
 def _diagnose(job: Job, trained: Engine, train: Split) -> dict[str, dict[str, float]]:
@@ -399,9 +340,7 @@ def _diagnose(job: Job, trained: Engine, train: Split) -> dict[str, dict[str, fl
     Beside what :func:`resnet56.instruments.diagnosis.diagnosis` tells: ``angle``, by how many degrees the first layer
     has turned, at the start by the first step, at the end by all.
     """
-    fresh = _begin(job, train, trained.device)
-    images = evenly(train, PROBE)
-    batch = normalise(images.pixels, trained.batches.mean), images.labels
+    fresh, batch = _begin(job, train), _probe(trained)
     found = {"start": diagnosis(fresh.model, *batch), "end": diagnosis(trained.model, *batch)}
     initial = copy.deepcopy(fresh.model.state_dict())
     fresh.take_step()
