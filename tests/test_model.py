@@ -131,6 +131,10 @@ def test_he_initialisation():
     for name, layer in weighted_layers(model)[1:-1]:
         fan_in = 9 * layer.in_channels
         assert layer.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.1), name
+    standard = torch.cat(
+        [layer.weight.flatten() * layer.weight[0].numel() ** 0.5 for _, layer in weighted_layers(model)[:-1]]
+    )
+    assert (standard.double() ** 4).mean().item() == pytest.approx(3 * 2**2, rel=0.02)  # of a normal distribution
 
 
 @pytest.mark.parametrize(

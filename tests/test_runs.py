@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.nn import functional as F
 
 from resnet56 import Engine, InputError, Recipe, build_model, compare, find_runs, fit, load_comparison, load_run
 from resnet56.plots import plot_comparison, plot_gradient_heatmaps
@@ -169,7 +170,12 @@ def test_compare_evaluates_on_the_test_images_what_it_trained_on_all_others(lear
         assert (run.about["data"]["training_images"], run.about["data"]["validation_images"]) == (200, 0)
     torch.manual_seed(3)
     recipe = Recipe(iterations=60, batch_size=20, lr=0.05, seed=3)
-    by_hand = fit(Engine(build_model("resnet8"), learnable.train, recipe, "cpu"))
+    engine = Engine(build_model("resnet8"), learnable.train, recipe, "cpu")
+    by_hand = fit(engine)
+    pixels = learnable.test.pixels - learnable.train.pixels.double().mean(dim=0).float()  # the training images' mean
+    with torch.no_grad():
+        loss = F.cross_entropy(engine.model.eval()(pixels / 255), learnable.test.labels)
+    assert result.residual.about["final"]["test_loss"] == pytest.approx(loss.item(), rel=1e-3)
     assert result.residual.history["train_loss"].tolist() == pytest.approx(by_hand["train_loss"].tolist(), rel=1e-4)
     table = result.table()
     assert table.loc["resnet8", "test error"] == result.residual.about["final"]["test_error"]

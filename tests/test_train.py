@@ -2,23 +2,27 @@
 
 import dataclasses
 import functools
+import json
 import os
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from resnet56 import PAPER, Engine, InputError, Recipe, Trainer, build_model, evaluate, fit, weighted_layers
+from resnet56 import FAST, PAPER, Engine, InputError, Recipe, Trainer, build_model, evaluate, fit, weighted_layers
 from resnet56.data import normalise, pixel_mean
 from resnet56.devices import pick_device
 from resnet56.errors import NonFiniteLoss
 from resnet56.fast import fit_together, together
 from resnet56.progress import Interrupted, OutOfTime
+from resnet56.recipe import LAPTOP
 from resnet56.records.checkpoint import Checkpoint, load_checkpoint, load_model, resume
 from resnet56.train import parameter_groups
 
+RUNS = Path(__file__).parent.parent / "data" / "runs"
 RECIPE = Recipe(iterations=12, batch_size=20, lr=0.05, seed=4)
 
 
@@ -71,6 +75,22 @@ def test_warmup_returns_to_the_full_rate():
     assert [recipe.lr_at(step, 64_000) for step in (0, 399, 400)] == pytest.approx([0.01, 0.01, 0.1])
 
 
+def test_warmup_and_milestones_each_divide_by_ten():
+    recipe = Recipe(iterations=100, warmup=60)
+    assert [recipe.lr_at(step, 100) for step in (49, 50, 59, 60, 75)] == pytest.approx([0.01, 1e-3, 1e-3, 0.01, 1e-3])
+
+
+def test_the_laptops_preset_is_what_was_recorded():
+    """The recorded suite tells its recipe; for the fast one, what the chapter "Training in full" says of it."""
+    for record in (RUNS / "laptop-cifar10-jpeg").glob("*/run.json"):
+        recorded = json.loads(record.read_text())["recipe"]
+        recorded["milestones"] = tuple(recorded["milestones"])
+        ours = dataclasses.replace(LAPTOP, seed=recorded["seed"], precision=recorded["precision"])
+        assert dataclasses.asdict(ours) == recorded
+    ours = dict(batch_size=512, lr=1.6, schedule="one-cycle", nesterov=True, weight_decay=5e-4, decay_all=False)
+    assert dataclasses.replace(PAPER, iterations=None, epochs=16, label_smoothing=0.1, **ours) == FAST
+
+
 def test_epochs_count_whole_batches():
     assert Recipe(epochs=2, batch_size=30).total_steps(100) == 6
     assert Recipe(epochs=0.5, batch_size=10).total_steps(100) == 5
@@ -94,6 +114,8 @@ def test_more_epochs_than_anyone_could_wait_for():
         (dict(momentum=1.0), "momentum must be"),
         (dict(weight_decay=-1), "weight_decay must be"),
         (dict(milestones=(32_000,)), "fractions of the run"),
+        (dict(milestones=(0.0, 0.5)), "fractions of the run"),
+        (dict(milestones=(0.5, 1.0)), "fractions of the run"),
         (dict(precision="fp16"), "fp32 or bf16"),
         (dict(schedule="cosine"), "schedule must be step or one-cycle"),
         (dict(label_smoothing=1.0), "label_smoothing must be"),
@@ -327,6 +349,15 @@ def test_each_split_has_an_error_of_its_own(split):
         wrong = 100 * (logits.argmax(1) != other.labels).double().mean().item()
         assert rows[-1]["validation_loss"] == pytest.approx(F.cross_entropy(logits, other.labels).item(), rel=1e-3)
         assert rows[-1]["validation_error"] == pytest.approx(wrong)
+
+
+@pytest.mark.parametrize("kind", [Trainer, Engine])
+def test_a_step_is_taken_in_training_mode_whatever_was_done_in_between(split, kind):
+    trainer = new_trainer(split, kind=kind)
+    for step in range(3):
+        trainer.model.eval()
+        trainer.take_step()
+        assert trainer.model.bn1.num_batches_tracked == step + 1
 
 
 def test_same_seed_same_bits_other_seed_other_weights(split):

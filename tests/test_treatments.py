@@ -90,6 +90,55 @@ def test_a_dirac_network_computes_what_its_stem_computes():
     assert last[:, :24].abs().max() == 0 == last[:, 40:].abs().max()
 
 
+def test_shortcuts_have_the_strength_of_the_start_before_the_first_step():
+    model = build_model("resnet8")
+    for strength, expected in ((faded, 1), (switched_on, 0)):
+        Shortcuts(strength).start(model)
+        assert [block.strength for block in basic_blocks(model).values()] == [expected] * 3
+
+
+def test_a_treatment_is_told_the_progress_of_the_run(split):
+    class Listener(Treatment):
+        heard = []
+
+        def before_step(self, model, progress):
+            self.heard.append(progress)
+            return 1.0
+
+    train(split, Listener())  # an epoch has five steps, the run six
+    assert Listener.heard == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
+
+
+def test_a_treatment_is_called_by_what_it_does():
+    """The numbers in the names of the suite's treatments, and those in the chapter, are the treatments'."""
+    made = {}
+    for name, (arch, treatment, _) in TREATMENTS.items():
+        made[name] = treatment(), build_model(arch[:-2] + "8")
+        made[name][0].start(made[name][1])
+    for strength in (0.0, 0.25, 0.5, 0.75, 1.0):
+        blocks = basic_blocks(made[f"strength-{strength}"][1]).values()
+        assert [block.strength for block in blocks] == [strength] * 3
+    for number, stage in enumerate(("layer1", "layer2", "layer3")):
+        blocks = basic_blocks(made[f"only-{stage}"][1]).values()
+        assert [block.strength for block in blocks] == [float(place == number) for place in range(3)]
+    for name, gain in (("zero-gain", 0), ("gain-3", 3), ("gain-10", 10)):
+        assert all((block.bn2.weight == gain).all() for block in basic_blocks(made[name][1]).values())
+    warmup, model = made["warmup"]  # a tenth of the run at a hundredth of the rate
+    assert [warmup.before_step(model, progress) for progress in (0, 0.0999, 0.1, 0.9)] == [0.01, 0.01, 1, 1]
+    for name in ("clip", "dirac-clip", "layerwise"):
+        treatment, model = made[name]
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        treatment.after_backward(model)
+        if name == "layerwise":
+            ratios = [(weight.grad.norm() / weight.norm()).item() for weight in weights(model)]
+            assert ratios == pytest.approx([0.1] * len(ratios), rel=1e-4)
+        else:
+            assert nn.utils.get_total_norm([p.grad for p in model.parameters()]).item() == pytest.approx(1, rel=1e-4)
+    changes = {name: change for name, (_, _, change) in TREATMENTS.items() if change}
+    assert changes == {"adam": {"lr": 0.001, "momentum": 0.0}, "delta-orthogonal": {"lr": 0.01}}
+
+
 def test_clipping_bounds_the_gradient_of_all_parameters_together(split):
     free, clipped = (train(split, treatment, steps=1) for treatment in (None, Clip(0.01)))
     lengths = [
