@@ -96,6 +96,28 @@ def test_two_layer_linear_net_by_hand():
     assert recorder.table()["gradient_norm"].tolist() == [10.0, 6.0]
 
 
+def test_the_gradient_at_a_layers_output_does_not_depend_on_what_is_frozen(probe):
+    torch.manual_seed(0)
+    model = build_model("resnet8")
+    expected = output_gradient_norms(model, *probe)
+    for frozen in (model.conv1, model.bn1, model.layer1):
+        frozen.requires_grad_(False)
+    torch.testing.assert_close(output_gradient_norms(model, *probe), expected)
+    assert expected.isfinite().all()
+
+
+@pytest.mark.parametrize("loop", [Trainer, Engine])
+def test_the_probe_is_measured_in_the_precision_of_the_training(split, probe, loop):
+    torch.manual_seed(0)
+    trainer = loop(build_model("plain8"), split, Recipe(iterations=1, batch_size=20, precision="bf16"), "cpu")
+    bf16, fp32 = (output_gradient_norms(trainer.model, *probe, precision) for precision in ("bf16", "fp32"))
+    with GradientRecorder(trainer, probe=probe) as recorder:
+        fit(trainer)
+    recorded = torch.tensor(recorder.table()["output_gradient_norm"].tolist())
+    torch.testing.assert_close(recorded, bf16)
+    assert ((recorded - fp32).abs() > 1e-4 * fp32).any()
+
+
 @pytest.mark.parametrize(("every", "steps"), [(1, list(range(7))), (3, [0, 3, 6]), (50, [0])])
 @pytest.mark.parametrize("loop", [Trainer, Engine])
 def test_every_nth_step_is_recorded(split, probe, loop, every, steps):
@@ -153,7 +175,7 @@ def test_recording_changes_no_bit_and_leaves_no_hook(split, probe):
         nets.append(trainer.model)
     for one, other in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True):
         assert torch.equal(one, other)
-    assert not has_hooks(nets[1])
+    assert not has_hooks(nets[1]) and not trainer.recorders
 
 
 def test_stages():
