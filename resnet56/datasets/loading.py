@@ -101,10 +101,9 @@ def _download() -> DataSet:
 
 
 def _load_shapes10() -> DataSet:
-    with contextlib.suppress(InputError):  # damaged: draw it again
-        cached = load_cached("shapes10")
-        if cached is not None and cached.fingerprint == SHAPES10_FINGERPRINT:
-            return cached
+    cached, _, _ = _find(("shapes10",), others={})  # none if it is damaged: it is drawn again
+    if cached is not None and cached.fingerprint == SHAPES10_FINGERPRINT:
+        return cached
     arrays = [*shapes10.draw(50_000, seed=0), *shapes10.draw(10_000, seed=1)]
     data = make_data_set("shapes10", "shapes10", shapes10.CLASSES, arrays)
     if data.fingerprint != SHAPES10_FINGERPRINT:

@@ -10,7 +10,6 @@ elementwise integer or IEEE float32 (+ - * / sqrt floor min max), whose results 
 there are no sines, no powers and no sums over arrays.
 """
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import combinations
@@ -49,8 +48,6 @@ FIGURES = {
 }
 CLASSES = tuple(FIGURES)
 
-Dice = Callable[[float, float], np.ndarray]
-
 
 def _mix(z: np.ndarray) -> np.ndarray:
     """The output function of splitmix64: a bijection of uint64 that scrambles."""
@@ -65,14 +62,14 @@ def _hash(seed: int, index: np.ndarray, first: int, count: int) -> np.ndarray:
     return _mix(_mix(np.array([[seed]], dtype=np.uint64)) + counter * GOLDEN)
 
 
-def _dice(seed: int, index: np.ndarray) -> Dice:
+def _dice(seed: int, index: np.ndarray):
     """What deals out uniform random columns, float32 (n, 1) in [low, high), one value per image and call."""
     unit = (_hash(seed, index, 0, 128) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
     columns = iter(unit.T[:, :, None])
     return lambda low, high: next(columns) * (high - low) + low
 
 
-def _colour(dice: Dice, low: float, high: float) -> np.ndarray:
+def _colour(dice, low: float, high: float) -> np.ndarray:
     return np.stack([dice(low, high) for _ in range(3)], axis=1)  # (n, 3, 1)
 
 
@@ -87,7 +84,7 @@ def _wave(t: np.ndarray) -> np.ndarray:
     return np.abs(t - np.floor(t) - 0.5) * 4 - 1
 
 
-def _texture(dice: Dice, colour: np.ndarray) -> np.ndarray:
+def _texture(dice, colour: np.ndarray) -> np.ndarray:
     """A texture (n, 3, 1024) of two tones around colour (n, 3, 1): plain (half of all), or a gradient, or a pattern."""
     x, y = _turn(X, Y, dice(-1, 1))
     kind = np.floor(np.maximum(dice(-3, 5), 0)).astype(int)
@@ -104,7 +101,7 @@ def _paint(canvas: np.ndarray, colour: np.ndarray, distance: np.ndarray) -> None
     canvas += (colour - canvas) * np.clip(0.5 - distance, 0, 1)[:, None]
 
 
-def _paint_strokes(canvas: np.ndarray, dice: Dice, reach: float, length: float) -> None:
+def _paint_strokes(canvas: np.ndarray, dice, reach: float, length: float) -> None:
     """Paint two round-ended strokes, which are dots when short."""
     for _ in range(2):
         colour, turn = _colour(dice, 0.05, 0.75), dice(-1, 1)
