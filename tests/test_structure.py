@@ -59,6 +59,11 @@ def test_the_core_is_read_in_one_sitting():
     assert sum(len(FILES[name].read_text(encoding="utf-8").splitlines()) for name in CORE) <= 1000
 
 
+def test_the_package_only_becomes_smaller():
+    """It is to have 5,000 lines; whoever takes some out lowers this number."""
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in FILES.values()) <= 6480
+
+
 def test_each_module_says_what_it_is():
     for name, path in FILES.items():
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), name
