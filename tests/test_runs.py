@@ -227,6 +227,21 @@ def test_what_is_hidden_is_no_record(comparison, data_folder):
     assert load_comparison("mine").residual.arch == "resnet8"
 
 
+def test_a_suite_that_lacks_what_a_chapter_needs_is_said_to(comparison, data_folder):
+    """One missing run is named with the command that makes it alone; several with that for the suite."""
+    folder = data_folder / "runs" / "laptop-cifar10"
+    save_run(folder / "plain20-seed-0", comparison.plain)
+    assert list(runs_table("laptop-cifar10", need=["plain20-seed-0"]).index) == ["plain20-seed-0"]
+    make = "resnet56 reproduce laptop --data cifar10"
+    for need, listed, command in (
+        (["plain20-seed-0", "plain56-seed-0"], "plain56-seed-0", f"`{make} --only plain56-seed-0` makes it"),
+        (["plain56-seed-0", "resnet56-seed-0"], "plain56-seed-0, resnet56-seed-0", f"`{make}` makes it"),
+    ):
+        with pytest.raises(InputError) as error:
+            runs_table("laptop-cifar10", need=need)
+        assert f": {listed}; " in str(error.value) and command in str(error.value) and "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("missing", ["plain8", "resnet8"])
 def test_half_a_comparison_is_none(comparison, data_folder, missing):
     name = "compare-8-noise-12-steps-seed-0"
