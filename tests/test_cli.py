@@ -161,7 +161,10 @@ BAD = {
     "unknown device": (["train", "--device", "tpu"], "unknown device 'tpu'"),
     "validation": (["train", "--validation", "15", "--arch", "resnet8", *QUICK], "cannot hold out 15"),
     "missing checkpoint": (["evaluate", "nowhere.pt"], "no checkpoint at nowhere.pt"),
-    "missing resume": (["train", "--resume", "nowhere.pt"], "no checkpoint at nowhere.pt"),
+    "missing resume": (
+        ["train", "--resume", "nowhere.pt"],
+        "no checkpoint at nowhere.pt; give the path that `resnet56 train` printed",
+    ),
     "missing archive": (["data", "import", "nowhere.tar"], "nowhere.tar does not exist"),
 }
 

@@ -51,7 +51,8 @@ def read_tensors(path: str | Path) -> dict:
     """Read a file of ``torch.save`` or safetensors, onto the CPU, without running any code stored in it."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"no checkpoint at {path}" + "; that is a folder, give a file in it" * path.is_dir())
+        step = "that is a folder, give a file in it" if path.is_dir() else "give the path that `resnet56 train` printed"
+        raise InputError(f"no checkpoint at {path}; {step}")
     try:
         with open(path, "rb") as file:
             safe = file.read(9)[8:] == b"{"  # as safetensors begin
