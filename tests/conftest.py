@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from resnet56 import InputError
 from resnet56.data import DataSet, Split, hold_out
 
 
@@ -53,3 +54,18 @@ def learnable_data() -> DataSet:
 @pytest.fixture
 def learnable() -> DataSet:
     return learnable_data()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser, for the tests of pages; without one they are skipped."""
+    import pdf  # imported here: other tests need no browser
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        try:
+            browser = pdf.open_browser(playwright)
+        except InputError as error:
+            pytest.skip(str(error))
+        yield browser
+        browser.close()

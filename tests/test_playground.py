@@ -8,11 +8,9 @@ from urllib.parse import urlencode
 import pdf
 import pytest
 import torch
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from torch import nn
 from torch.nn import functional as F
-
-from resnet56 import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 STATIC = ROOT / "book" / "_static"
@@ -69,17 +67,6 @@ REMEDIES = {"none": lambda network: None, "clip": clip, "layerwise": layerwise}
 
 
 # The page's own code
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        try:
-            browser = pdf.open_browser(playwright)
-        except InputError as error:
-            pytest.skip(str(error))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from resnet56 import InputError
 
@@ -241,17 +241,6 @@ def test_a_book_built_for_a_repository_leads_there(tmp_path):
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        try:
-            browser = pdf.open_browser(playwright)
-        except InputError as error:
-            pytest.skip(str(error))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(params=["1280 light", "1280 dark", "390 light", "390 dark"])

@@ -61,7 +61,7 @@ def test_the_core_is_read_in_one_sitting():
 
 def test_the_package_only_becomes_smaller():
     """It is to have 5,000 lines; whoever takes some out lowers this number."""
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in FILES.values()) <= 6480
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in FILES.values()) <= 6470
 
 
 def test_each_module_says_what_it_is():

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from .. import treatments
 from ..data import DataSet, Split, hold_out, normalise
 from ..devices import fast_precision, pick_device
 from ..errors import InputError
@@ -25,19 +26,6 @@ from ..model import build_model, parse_arch
 from ..observe import evenly
 from ..recipe import FAST, LAPTOP, PAPER, Recipe
 from ..train import evaluate
-from ..treatments import (
-    Adam,
-    BranchGain,
-    Clip,
-    DeltaOrthogonal,
-    Dirac,
-    DiracAndClip,
-    KeepLength,
-    LayerwiseSteps,
-    Shortcuts,
-    Treatment,
-    Warmup,
-)
 from .checkpoint import Checkpoint, resume
 from .files import InProgress, check_writable, data_dir, lock, new_folder
 from .runs import Run, commit, describe_run, differences, identity, load_run, save_run
@@ -83,24 +71,24 @@ def switched_on(progress: float) -> float:
 
 #: By the name of each treatment, the network that is treated, the treatment, and what else its recipe needs.
 TREATMENTS = {
-    "untreated": ("plain56", Treatment, {}),
-    "warmup": ("plain56", Warmup, {}),
-    "clip": ("plain56", Clip, {}),
-    "layerwise": ("plain56", LayerwiseSteps, {}),
-    "keep-length": ("plain56", KeepLength, {}),
-    "adam": ("plain56", Adam, {"lr": 0.001, "momentum": 0.0}),
-    "dirac": ("plain56", Dirac, {}),
-    "dirac-clip": ("plain56", DiracAndClip, {}),
-    **{f"strength-{s}": ("resnet56", lambda s=s: Shortcuts(s), {}) for s in (0.0, 0.25, 0.5, 0.75, 1.0)},
-    **{f"only-{stage}": ("resnet56", lambda stage=stage: Shortcuts(1.0, (stage,)), {}) for stage in STAGES},
-    "faded": ("resnet56", lambda: Shortcuts(faded), {}),
-    "switched-on": ("resnet56", lambda: Shortcuts(switched_on), {}),
-    "zero-gain": ("resnet56", lambda: BranchGain(0.0), {}),
-    "gain-3": ("resnet56", lambda: BranchGain(3.0), {}),
-    "gain-10": ("resnet56", lambda: BranchGain(10.0), {}),
-    "delta-orthogonal": ("plain56", DeltaOrthogonal, {"lr": 0.01}),
-    "plain20": ("plain20", Treatment, {}),
-    "resnet20": ("resnet20", Treatment, {}),
+    "untreated": ("plain56", treatments.Treatment, {}),
+    "warmup": ("plain56", treatments.Warmup, {}),
+    "clip": ("plain56", treatments.Clip, {}),
+    "layerwise": ("plain56", treatments.LayerwiseSteps, {}),
+    "keep-length": ("plain56", treatments.KeepLength, {}),
+    "adam": ("plain56", treatments.Adam, {"lr": 0.001, "momentum": 0.0}),
+    "dirac": ("plain56", treatments.Dirac, {}),
+    "dirac-clip": ("plain56", treatments.DiracAndClip, {}),
+    **{f"strength-{s}": ("resnet56", lambda s=s: treatments.Shortcuts(s), {}) for s in (0.0, 0.25, 0.5, 0.75, 1.0)},
+    **{f"only-{stage}": ("resnet56", lambda stage=stage: treatments.Shortcuts(1.0, (stage,)), {}) for stage in STAGES},
+    "faded": ("resnet56", lambda: treatments.Shortcuts(faded), {}),
+    "switched-on": ("resnet56", lambda: treatments.Shortcuts(switched_on), {}),
+    "zero-gain": ("resnet56", lambda: treatments.BranchGain(0.0), {}),
+    "gain-3": ("resnet56", lambda: treatments.BranchGain(3.0), {}),
+    "gain-10": ("resnet56", lambda: treatments.BranchGain(10.0), {}),
+    "delta-orthogonal": ("plain56", treatments.DeltaOrthogonal, {"lr": 0.01}),
+    "plain20": ("plain20", treatments.Treatment, {}),
+    "resnet20": ("resnet20", treatments.Treatment, {}),
 }
 
 
